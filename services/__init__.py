@@ -1,0 +1,1 @@
+"""One folder a service; `python -m services NAME` runs one, `all` embeds them in one process."""

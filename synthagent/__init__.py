@@ -1,0 +1,1 @@
+"""Certified mock worlds, their services, and a trainer for small language-model agents."""

@@ -1,0 +1,131 @@
+"""Every error of SynthAgent and the status that each becomes.
+
+    SynthAgentError                       reason                  status
+    ├── InvalidInput                      INVALID_INPUT           INVALID_ARGUMENT
+    │   └── MissingDeadline               MISSING_DEADLINE        INVALID_ARGUMENT
+    ├── NotFound                          NOT_FOUND               NOT_FOUND
+    ├── Conflict                          CONFLICT                ALREADY_EXISTS
+    │   └── RequestIdReused               REQUEST_ID_REUSED       ALREADY_EXISTS
+    ├── PreconditionFailed                PRECONDITION_FAILED     FAILED_PRECONDITION
+    │   └── Uncertified                   UNCERTIFIED             FAILED_PRECONDITION
+    ├── StepOutOfRange                    STEP_OUT_OF_RANGE       OUT_OF_RANGE
+    ├── LimitExceeded                     LIMIT_EXCEEDED          RESOURCE_EXHAUSTED
+    │   └── StorageFull                   STORAGE_FULL            RESOURCE_EXHAUSTED
+    ├── StateDiverged                     STATE_DIVERGED          ABORTED
+    ├── Cancelled                         CANCELLED               CANCELLED
+    ├── Corrupt                           CORRUPT                 DATA_LOSS
+    └── BackendUnavailable                BACKEND_UNAVAILABLE     UNAVAILABLE
+
+`server.py` holds the one table from exception to status. Anything else becomes INTERNAL without
+detail. Messages say what was wrong and what to do.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+DOMAIN = "synthagent.api.v1"
+
+
+class SynthAgentError(Exception):
+    """Base of all. `metadata` goes out as ErrorInfo metadata: identifiers, never secrets."""
+
+    reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        retry_after: timedelta | None = None,
+        **metadata: str,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+        self.metadata = metadata
+
+
+class InvalidInput(SynthAgentError):
+    """The caller's input is wrong whatever the state; `field` names the field."""
+
+    reason = "INVALID_INPUT"
+
+
+class MissingDeadline(InvalidInput):
+    """A unary call came without a deadline."""
+
+    reason = "MISSING_DEADLINE"
+
+
+class NotFound(SynthAgentError):
+    """The named thing is not stored."""
+
+    reason = "NOT_FOUND"
+
+
+class Conflict(SynthAgentError):
+    """The named thing is stored with other content."""
+
+    reason = "CONFLICT"
+
+
+class RequestIdReused(Conflict):
+    """A request_id came again with other content."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class PreconditionFailed(SynthAgentError):
+    """The state does not allow it; retrying without a change does not help."""
+
+    reason = "PRECONDITION_FAILED"
+
+
+class Uncertified(PreconditionFailed):
+    """A task without a passing certificate."""
+
+    reason = "UNCERTIFIED"
+
+
+class StepOutOfRange(SynthAgentError):
+    """A step beyond the run's last."""
+
+    reason = "STEP_OUT_OF_RANGE"
+
+
+class LimitExceeded(SynthAgentError):
+    """A limit of the server or caller was reached."""
+
+    reason = "LIMIT_EXCEEDED"
+
+
+class StorageFull(LimitExceeded):
+    """The disk or database has no room left."""
+
+    reason = "STORAGE_FULL"
+
+
+class StateDiverged(SynthAgentError):
+    """A replay gave another state hash than recorded."""
+
+    reason = "STATE_DIVERGED"
+
+
+class Cancelled(SynthAgentError):
+    """The thing was cancelled on request."""
+
+    reason = "CANCELLED"
+
+
+class Corrupt(SynthAgentError):
+    """Stored or given data is damaged."""
+
+    reason = "CORRUPT"
+
+
+class BackendUnavailable(SynthAgentError):
+    """Another service or the database cannot be reached; a retry may help."""
+
+    reason = "BACKEND_UNAVAILABLE"

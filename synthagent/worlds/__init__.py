@@ -1,0 +1,1 @@
+"""The pure kernel: worlds, rubrics and certification, without network, model or protobuf."""
