@@ -38,8 +38,12 @@ _EXAMPLE = {
                     {"name": "court_type", "type": "text"},
                     {"name": "open", "type": "integer"},
                 ],
-                "rows": [["C-11", "clay", 1], ["C-12", "grass", 1], ["C-13", "hard", 1],
-                         ["C-14", "carpet", 0]],
+                "rows": [
+                    ["C-11", "clay", 1],
+                    ["C-12", "grass", 1],
+                    ["C-13", "hard", 1],
+                    ["C-14", "carpet", 0],
+                ],
             },
             {
                 "name": "member",
@@ -47,8 +51,11 @@ _EXAMPLE = {
                     {"name": "id", "type": "text", "primary_key": True},
                     {"name": "name", "type": "text"},
                 ],
-                "rows": [["M-501", "Ines Duarte"], ["M-502", "Tom Achterberg"],
-                         ["M-503", "Li Wen"]],
+                "rows": [
+                    ["M-501", "Ines Duarte"],
+                    ["M-502", "Tom Achterberg"],
+                    ["M-503", "Li Wen"],
+                ],
             },
             {
                 "name": "booking",

@@ -91,9 +91,7 @@ class EpisodeEnd(Value):
     detail: str = ""
 
 
-EventBody = Annotated[
-    AgentTurn | ToolResult | UserReply | EpisodeEnd, Field(discriminator="kind")
-]
+EventBody = Annotated[AgentTurn | ToolResult | UserReply | EpisodeEnd, Field(discriminator="kind")]
 
 
 class Event(Value):

@@ -1,0 +1,1 @@
+"""Figures against references, measured on this machine: `make bench` -> benchmarks/results.json."""

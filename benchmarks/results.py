@@ -1,0 +1,59 @@
+"""The form of a result and the file that results are written to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+PATH = Path(__file__).parent / "results.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure beside its reference. `ratio` is value over reference_value.
+
+    `at_least` says which way is good: True where the ratio should be high, False where low. It
+    decides how a table colours the row and is not written.
+    """
+
+    name: str
+    value: float
+    unit: str
+    reference: str
+    reference_value: float
+    goal_ratio: float | None = None
+    at_least: bool = True
+
+    @property
+    def ratio(self) -> float:
+        """Value over reference value."""
+        return self.value / self.reference_value
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the goal holds; None where there is none."""
+        if self.goal_ratio is None:
+            return None
+        return self.ratio >= self.goal_ratio if self.at_least else self.ratio <= self.goal_ratio
+
+    def row(self) -> dict[str, object]:
+        """The result as it is written."""
+        kept = asdict(self)
+        del kept["goal_ratio"], kept["at_least"]
+        return {
+            key: round(value, 6) if isinstance(value, float) else value
+            for key, value in {**kept, "ratio": self.ratio}.items()
+        }
+
+
+def write(results: Sequence[Result], path: Path = PATH) -> None:
+    """Replaces the file in one step, so that it is never half-written."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(
+        orjson.dumps([result.row() for result in results], option=orjson.OPT_INDENT_2) + b"\n"
+    )
+    os.replace(temporary, path)  # noqa: PTH105 - replaces, where Path.rename may refuse

@@ -1,0 +1,122 @@
+"""Runs one service, or all of them in one process: `python -m services NAME|all`.
+
+Prints the settings to standard error and, once it serves, one line of JSON to standard output:
+{"ready": true, "address", "metrics_address", "services", "pid"}. SIGTERM and SIGINT drain; a second
+one cuts the draining short.
+
+Exit codes: 0 after draining, 2 settings that do not fit, 3 a port that is taken, 4 a database that
+cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import signal
+import sys
+from enum import IntEnum, StrEnum
+from typing import Annotated, NoReturn
+
+import structlog
+import typer
+
+from synthagent import logs
+from synthagent.errors import SynthAgentError
+from synthagent.server import PortTaken, Register, running
+from synthagent.settings import Settings, SettingsError, load_settings
+
+
+class ServiceName(StrEnum):
+    """What can be run."""
+
+    ALL = "all"
+    TASK_SYNTHESIS = "task_synthesis"
+    TOOL_MOCK = "tool_mock"
+    USER_SIMULATOR = "user_simulator"
+    RUBRIC_JUDGE = "rubric_judge"
+    ROLLOUT = "rollout"
+
+
+class ExitCode(IntEnum):
+    """Why the process ended before it served."""
+
+    BAD_SETTINGS = 2
+    PORT_TAKEN = 3
+    DATABASE_UNUSABLE = 4
+
+
+_log = structlog.get_logger()
+
+
+def registers(name: ServiceName) -> list[Register]:
+    """The `register` functions of a service, or of all; only those modules are imported."""
+    names = [name] if name is not ServiceName.ALL else list(ServiceName)[1:]
+    return [importlib.import_module(f"services.{part}.servicer").register for part in names]
+
+
+async def serve(name: ServiceName, settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains."""
+    stop, stop_now = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (stop_now if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with running(settings, registers(name), stop_now=stop_now) as server:
+        ready = {
+            "ready": True,
+            "address": server.address,
+            "metrics_address": server.metrics_address,
+            "services": server.services,
+            "pid": os.getpid(),
+        }
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+        _log.info("draining", seconds=settings.drain_seconds)
+    _log.info("stopped")
+
+
+def main(
+    name: Annotated[ServiceName, typer.Argument(help="The service to run.")],
+    host: Annotated[str | None, typer.Option(help="As SYNTHAGENT_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="As SYNTHAGENT_PORT; 0 is any.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="As SYNTHAGENT_METRICS_PORT; 0 is any.")
+    ] = None,
+    database_url: Annotated[str | None, typer.Option(help="As SYNTHAGENT_DATABASE_URL.")] = None,
+) -> None:
+    """Runs a service. Every setting is an environment variable SYNTHAGENT_*; options win."""
+    given = {
+        "host": host,
+        "port": port,
+        "metrics_port": metrics_port,
+        "database_url": database_url,
+    }
+    try:
+        settings = load_settings(
+            **{key: value for key, value in given.items() if value is not None}
+        )
+    except SettingsError as error:
+        _fail(ExitCode.BAD_SETTINGS, str(error))
+    logs.configure(settings.log_level, settings.log_format)
+    _log.info("settings", **settings.describe())
+    try:
+        asyncio.run(serve(name, settings))
+    except PortTaken as error:
+        _fail(ExitCode.PORT_TAKEN, str(error))
+    except SynthAgentError as error:
+        _fail(ExitCode.DATABASE_UNUSABLE, error.message)
+
+
+def _fail(code: ExitCode, message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)

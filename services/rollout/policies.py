@@ -1,0 +1,136 @@
+"""The policy that acts here: the local engine, made on first need, and the versions published to it.
+
+Owns the engine's life. Services without torch or the model run reference agents all the same: what
+is missing is told when a run first asks for a policy. The database says which version is published;
+the engine is brought to it before any episode samples.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthagent.errors import Corrupt, NotFound, PreconditionFailed
+from synthagent.metrics import ServerMetrics
+from synthagent.settings import Settings
+from synthagent.store import Store, runs
+from synthagent.store.runs import StoredPolicy
+
+from services.rollout.spec import DEFAULT_POLICY
+
+if TYPE_CHECKING:
+    from services.rollout.policy.engine import ChatFormat, PolicyEngine
+
+
+class Policies:
+    """The local engine and its versions."""
+
+    def __init__(self, store: Store, settings: Settings, metrics: ServerMetrics) -> None:
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._engine: PolicyEngine | None = None
+        self._turn = asyncio.Lock()  # one load or publication at a time
+
+    async def published_version(self) -> int:
+        """The version that samples for new turns; 0 is the initial policy."""
+        latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
+        return latest.version if latest else 0
+
+    async def engine(self) -> PolicyEngine:
+        """The engine with the latest published version, made on first need.
+
+        Raises PreconditionFailed where torch or the model is missing; NotFound or Corrupt where the
+        published weights are gone or damaged.
+        """
+        async with self._turn:
+            engine = await self._started()
+            latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
+            if latest and latest.version > engine.version:
+                await self._load(engine, latest)
+            return engine
+
+    async def publish(self, policy: StoredPolicy) -> int:
+        """Checks, loads and stores a version; returns the version that samples now.
+
+        Raises NotFound (policy, file), Corrupt (checksum, tensors) and PreconditionFailed (older
+        than the current version, or the same with other weights).
+        """
+        if policy.policy != DEFAULT_POLICY:
+            raise unknown_policy(policy.policy)
+        async with self._turn:
+            latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
+            if latest and policy.version <= latest.version:
+                return await self._published_before(policy, latest)
+            engine = await self._started()
+            await self._load(engine, policy)
+            await self._store.write(lambda c: runs.create_policy(c, policy))
+            return policy.version
+
+    async def close(self) -> None:
+        """Stops the engine."""
+        async with self._turn:
+            if self._engine is not None:
+                await self._engine.stop()
+                self._engine = None
+
+    async def _published_before(self, policy: StoredPolicy, latest: StoredPolicy) -> int:
+        earlier = await self._store.read(
+            lambda c: runs.policy_version(c, policy.policy, policy.version)
+        )
+        if earlier and earlier.weights_sha256 == policy.weights_sha256.lower():
+            return latest.version
+        raise PreconditionFailed(
+            f"Version {policy.version} of policy {policy.policy!r} is not above the current "
+            f"{latest.version}; publish a later one.",
+            field="policy_version",
+        )
+
+    async def _started(self) -> PolicyEngine:
+        if self._engine is None:
+            try:
+                from services.rollout.policy.engine import (  # noqa: PLC0415 - torch only on need
+                    create_engine,
+                )
+            except ImportError as error:
+                raise PreconditionFailed(
+                    f"The local policy engine needs the package {error.name!r}; install "
+                    "synthagent[policy]."
+                ) from error
+            engine = await create_engine(self._settings, self._metrics)
+            await engine.start()
+            self._engine = engine
+        return self._engine
+
+    async def _load(self, engine: PolicyEngine, policy: StoredPolicy) -> None:
+        path = Path(policy.weights_path)
+        found = await asyncio.to_thread(_sha256, path)
+        if found != policy.weights_sha256.lower():
+            raise Corrupt(
+                f"The weights {path} have SHA-256 {found}, not {policy.weights_sha256}; "
+                "write them anew and publish again."
+            )
+        await engine.load_weights(policy.version, path)
+        self._metrics.policy_version.labels(policy.policy).set(policy.version)
+
+
+def unknown_policy(name: str) -> NotFound:
+    """The error for a policy that no engine here runs."""
+    return NotFound(
+        f"There is no policy {name!r}; this service samples with {DEFAULT_POLICY!r}.",
+        field="policy",
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise NotFound(
+            f"The weights {path} cannot be read ({error.strerror}); give a path that the rollout "
+            "service can read.",
+            field="weights_path",
+        ) from error

@@ -1,0 +1,185 @@
+"""Runs episodes: takes those that wait or whose replica died, within a limit, and renews leases.
+
+A `Scheduler` owns the running episodes of one process. Each is held by a lease in the database under
+this process's name; when the process dies, the leases of its host and dead process number are taken
+at once, and any other when it expires. `stop` ends episodes where they are and gives leases back. An
+episode that breaks for an unknown reason is tried again, and given up after `MAX_BREAKS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import uuid4
+
+import structlog
+from sqlalchemy import Connection
+
+from synthagent.errors import SynthAgentError
+from synthagent.metrics import ServerMetrics
+from synthagent.store import Store, episodes
+from synthagent.store.database import now
+from synthagent.store.episodes import LeaseLost, StoredEpisode
+
+LEASE_SECONDS = 15.0
+POLL_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+MAX_BREAKS = 3
+
+_log = structlog.get_logger()
+
+
+def process_name() -> str:
+    """Name under which this process holds leases: host, process number, and what makes it unique."""
+    return f"{socket.gethostname()[:40]}/{os.getpid()}/{uuid4().hex[:8]}"
+
+
+def is_dead(owner: str, me: str) -> bool:
+    """Whether a lease's owner was a process of this host that is no more."""
+    host, number, _ = owner.rsplit("/", 2)
+    my_host, my_number, _ = me.rsplit("/", 2)
+    if host != my_host or owner == me:
+        return False
+    if number == my_number:
+        return True  # the number was given anew, to this process
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a scheduler calls. All but `ended` may raise what the store raises."""
+
+    admit: Callable[[], Awaitable[None]]
+    """Admits what is due, before episodes are taken."""
+    run: Callable[[StoredEpisode], Awaitable[None]]
+    """Runs an episode to its end, from wherever it is."""
+    give_up: Callable[[StoredEpisode, str], Awaitable[None]]
+    """Ends an episode that cannot be run, as a fault of the machinery."""
+    ended: Callable[[StoredEpisode], None]
+    """Hears of each episode that does not run here any more."""
+
+
+class Scheduler:
+    """Runs what waits, at most `limit` episodes at a time."""
+
+    def __init__(self, store: Store, metrics: ServerMetrics, *, owner: str, limit: int) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._owner = owner
+        self._limit = limit
+        self._running: dict[str, tuple[StoredEpisode, asyncio.Task[None]]] = {}
+        self._breaks: Counter[str] = Counter()
+        self._awake = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def start(self, work: Work) -> None:
+        """Takes over what dead processes of this host left, and starts."""
+        await self._store.write(self._bury)
+        self._loops = [
+            asyncio.create_task(self._take_for_ever(work), name="rollout-scheduler"),
+            asyncio.create_task(self._renew_for_ever(), name="rollout-leases"),
+        ]
+
+    def wake(self) -> None:
+        """Says that there may be something to admit or to take."""
+        self._awake.set()
+
+    def cancel_run(self, run_id: str) -> None:
+        """Stops the run's episodes that run here."""
+        for episode, task in self._running.values():
+            if episode.run_id == run_id:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Stops every episode at the event at which it is, and gives the leases back."""
+        for task in self._loops:
+            task.cancel()
+        tasks = [*self._loops, *(task for _, task in self._running.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._loops:
+            self._loops = []
+            await self._store.write(lambda c: episodes.renew(c, self._owner, 0))
+
+    def _bury(self, connection: Connection) -> None:
+        for owner in episodes.owners(connection):
+            if is_dead(owner, self._owner):
+                episodes.renew(connection, owner, 0)
+
+    async def _take_for_ever(self, work: Work) -> None:
+        while True:
+            self._awake.clear()
+            free = self._limit - len(self._running)
+            taken = 0
+            try:
+                await work.admit()
+                if free > 0:
+                    taken = await self._take(free, work)
+            except SynthAgentError as error:  # of the database; what waits goes on waiting
+                _log.warning("no episodes taken", why=error.message)
+            if taken < free or free <= 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._awake.wait()
+
+    async def _take(self, free: int, work: Work) -> int:
+        until = _seconds_from_now(LEASE_SECONDS)
+        taken = await self._store.write(
+            lambda connection: episodes.claim(connection, self._owner, until, free)
+        )
+        for episode in taken:
+            task = asyncio.create_task(self._run(episode, work), name=episode.trajectory_id)
+            self._running[episode.trajectory_id] = (episode, task)
+        self._metrics.episodes_running.set(len(self._running))
+        return len(taken)
+
+    async def _run(self, episode: StoredEpisode, work: Work) -> None:
+        try:
+            await work.run(episode)
+            self._breaks.pop(episode.trajectory_id, None)
+        except LeaseLost as error:
+            _log.info("episode lost", trajectory=episode.trajectory_id, why=str(error))
+        except Exception as error:  # noqa: BLE001 - one broken episode never stops the others
+            await self._broke(episode, error, work)
+        finally:
+            self._running.pop(episode.trajectory_id, None)
+            self._metrics.episodes_running.set(len(self._running))
+            self._awake.set()
+            work.ended(episode)
+
+    async def _broke(self, episode: StoredEpisode, error: Exception, work: Work) -> None:
+        _log.error("episode broke", trajectory=episode.trajectory_id, exc_info=error)
+        self._breaks[episode.trajectory_id] += not isinstance(error, SynthAgentError)
+        again = _seconds_from_now(RETRY_SECONDS)
+        with suppress(SynthAgentError, LeaseLost):  # else the lease ends by itself
+            if self._breaks[episode.trajectory_id] >= MAX_BREAKS:
+                await work.give_up(episode, f"{type(error).__name__}: {error}")
+            else:
+                await self._store.write(
+                    lambda c: episodes.release(c, episode.trajectory_id, self._owner, again)
+                )
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_SECONDS / 3)
+            until = _seconds_from_now(LEASE_SECONDS)
+            with suppress(SynthAgentError):  # tried again, twice before the leases end
+                await self._store.write(
+                    lambda c, until=until: episodes.renew(c, self._owner, until)
+                )
+
+
+def _seconds_from_now(seconds: float) -> int:
+    return now() + int(seconds * 1_000_000)

@@ -1,0 +1,1 @@
+"""The rubric judge: turns an episode into a verdict."""

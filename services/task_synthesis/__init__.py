@@ -1,0 +1,1 @@
+"""Task synthesis: makes, certifies, stores and lists tasks."""

@@ -1,0 +1,1 @@
+"""The tool mock: sessions of a task's world that answer tool calls."""

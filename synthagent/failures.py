@@ -1,0 +1,61 @@
+"""Turns a gRPC status back into the exception it was made from.
+
+The reason in the status's ErrorInfo names the exception; a status without one (of the transport or
+of another server) becomes the nearest exception by its code.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from synthagent import errors
+
+DETAILS = "grpc-status-details-bin"
+
+
+def _tree(kind: type[errors.SynthAgentError]) -> list[type[errors.SynthAgentError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
+
+
+_BY_REASON = {kind.reason: kind for kind in _tree(errors.SynthAgentError)}
+_BY_CODE: dict[grpc.StatusCode, type[errors.SynthAgentError]] = {
+    grpc.StatusCode.UNAVAILABLE: errors.BackendUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.BackendUnavailable,
+    grpc.StatusCode.CANCELLED: errors.Cancelled,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.LimitExceeded,
+    grpc.StatusCode.UNIMPLEMENTED: errors.PreconditionFailed,
+}
+
+
+def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.SynthAgentError:
+    """The exception that a call's status stands for, with its field, delay and metadata."""
+    message = error.details() or error.code().name
+    trailers: Any = error.trailing_metadata() or ()  # pairs, whatever its stub says
+    for key, value in trailers:
+        if key == DETAILS and isinstance(value, bytes):
+            return _from_status(status_pb2.Status.FromString(value), error.code())
+    kind = _BY_CODE.get(error.code(), errors.SynthAgentError)
+    return kind(f"{error.code().name}: {message}")
+
+
+def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> errors.SynthAgentError:
+    kind = _BY_CODE.get(code, errors.SynthAgentError)
+    field = ""
+    retry_after: timedelta | None = None
+    metadata: dict[str, str] = {}
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        bad_request = error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(info) and info.domain == errors.DOMAIN:
+            kind = _BY_REASON.get(info.reason, kind)
+            metadata = dict(info.metadata)
+        elif detail.Unpack(bad_request) and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta()
+    return kind(status.message, field=field, retry_after=retry_after, **metadata)

@@ -1,0 +1,165 @@
+"""Every Prometheus metric of the system: one name, one place.
+
+A process makes one `ServerMetrics` or `TrainerMetrics` with a registry of its own and passes it
+down. Names follow the Prometheus rules: prefix, unit, `_total` on counters (added by the library).
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_LATENCY_SECONDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
+)  # fmt: skip
+_REWARD = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.0)
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+class ServerMetrics:
+    """What the services count and time."""
+
+    def __init__(self) -> None:
+        self.registry = registry = _registry()
+        self.requests = Counter(
+            "synthagent_grpc_requests",
+            "Calls that ended, by gRPC status.",
+            ["service", "method", "code"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "synthagent_grpc_request_seconds",
+            "Time from the start of a call to its end; for a stream, its whole life.",
+            ["service", "method"],
+            buckets=_LATENCY_SECONDS,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge(
+            "synthagent_grpc_requests_in_flight",
+            "Calls that are running.",
+            ["service", "method"],
+            registry=registry,
+        )
+        self.sessions_open = Gauge(
+            "synthagent_tool_sessions_open", "Open tool sessions.", registry=registry
+        )
+        self.tool_calls = Counter(
+            "synthagent_tool_calls",
+            "Tool calls answered, by error code; empty where they succeeded.",
+            ["error_code"],
+            registry=registry,
+        )
+        self.user_replies = Counter(
+            "synthagent_user_replies", "Replies of the simulated user.", ["kind"], registry=registry
+        )
+        self.verdicts = Counter(
+            "synthagent_verdicts",
+            'Verdicts given, by reason of invalidity; "valid" where there is a reward.',
+            ["reason"],
+            registry=registry,
+        )
+        self.tasks_admitted = Counter(
+            "synthagent_tasks_admitted", "Tasks certified and stored.", ["split"], registry=registry
+        )
+        self.tasks_rejected = Counter(
+            "synthagent_tasks_rejected",
+            "Tasks refused, by the gate that failed first.",
+            ["gate"],
+            registry=registry,
+        )
+        self.episodes_running = Gauge(
+            "synthagent_episodes_running", "Episodes that are running.", registry=registry
+        )
+        self.episodes = Counter(
+            "synthagent_episodes",
+            "Episodes that ended.",
+            ["agent", "outcome"],
+            registry=registry,
+        )
+        self.episodes_invalid = Counter(
+            "synthagent_episodes_invalid",
+            "Episodes without a reward because of a fault that is not the agent's.",
+            ["reason"],
+            registry=registry,
+        )
+        self.reward = Histogram(
+            "synthagent_episode_reward",
+            "Rewards of valid episodes.",
+            ["agent"],
+            buckets=_REWARD,
+            registry=registry,
+        )
+        self.policy_tokens = Counter(
+            "synthagent_policy_tokens",
+            "Tokens of the local policy engine: read as prompt or observation, or sampled.",
+            ["source"],
+            registry=registry,
+        )
+        self.policy_version = Gauge(
+            "synthagent_policy_version", "Version that samples.", ["policy"], registry=registry
+        )
+        self.policy_sequences = Gauge(
+            "synthagent_policy_sequences", "Sequences in the engine's batch.", registry=registry
+        )
+        self.store_commit_seconds = Histogram(
+            "synthagent_store_commit_seconds",
+            "Time of one group commit, its writes included.",
+            buckets=_LATENCY_SECONDS,
+            registry=registry,
+        )
+        self.store_writes = Counter(
+            "synthagent_store_writes", "Writes committed.", registry=registry
+        )
+
+
+class TrainerMetrics:
+    """What the trainer measures at every step."""
+
+    def __init__(self) -> None:
+        self.registry = registry = _registry()
+        self.step = Gauge("synthagent_trainer_step", "Last finished step.", registry=registry)
+        self.loss = Gauge(
+            "synthagent_trainer_loss", "Loss of the last step.", ["phase"], registry=registry
+        )
+        self.mean_reward = Gauge(
+            "synthagent_trainer_mean_reward",
+            "Mean reward of the last batch's valid trajectories.",
+            registry=registry,
+        )
+        self.step_seconds = Histogram(
+            "synthagent_trainer_step_seconds",
+            "Time of one step.",
+            ["phase"],
+            buckets=_LATENCY_SECONDS,
+            registry=registry,
+        )
+        self.tokens_per_second = Gauge(
+            "synthagent_trainer_tokens_per_second",
+            "Tokens trained on per second in the last step.",
+            registry=registry,
+        )
+        self.tokens = Counter("synthagent_trainer_tokens", "Tokens trained on.", registry=registry)
+        self.zero_variance_groups = Counter(
+            "synthagent_trainer_zero_variance_groups",
+            "Groups skipped because their rewards do not vary.",
+            registry=registry,
+        )
+        self.invalid_trajectories = Counter(
+            "synthagent_trainer_invalid_trajectories",
+            "Trajectories excluded because they carry no reward.",
+            registry=registry,
+        )

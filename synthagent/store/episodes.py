@@ -1,0 +1,438 @@
+"""Episodes with their event logs, tokens and verdicts, and the leases by which replicas share them.
+
+Functions take a Core connection and are given to `Store.read` or `Store.write`. An episode is
+admitted PENDING, RUNNING while a replica holds its lease, and ENDED or CANCELLED for good
+(`EPISODE_TRANSITIONS`). Events are only ever added, each sequence once: a replica that lost its lease
+and writes late meets `LeaseLost`.
+"""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from synthagent.store.database import now
+from synthagent.store.tables import EpisodeRow, EventRow, GroupRow, SegmentRow
+from synthagent.tokens import TokenSegment, TokenSource
+from synthagent.worlds.episode import (
+    EpisodeOutcome,
+    Event,
+    EventBody,
+    InvalidReason,
+    Verdict,
+)
+
+_episode = EpisodeRow.metadata.tables["episode"]
+_event = EventRow.metadata.tables["event"]
+_segment = SegmentRow.metadata.tables["segment"]
+_group = GroupRow.metadata.tables["episode_group"]
+_BODY: TypeAdapter[EventBody] = TypeAdapter(EventBody)
+
+
+class EpisodeState(StrEnum):
+    """State of an episode."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+    CANCELLED = "cancelled"
+
+
+EPISODE_TRANSITIONS: Mapping[EpisodeState, frozenset[EpisodeState]] = {
+    EpisodeState.PENDING: frozenset({EpisodeState.RUNNING, EpisodeState.CANCELLED}),
+    # A running episode is taken over, running, by another replica once its lease has ended.
+    EpisodeState.RUNNING: frozenset(
+        {EpisodeState.RUNNING, EpisodeState.ENDED, EpisodeState.CANCELLED}
+    ),
+    EpisodeState.ENDED: frozenset(),
+    EpisodeState.CANCELLED: frozenset(),
+}
+
+
+class LeaseLost(Exception):  # noqa: N818 - an event of normal life, told like errors.py's names
+    """The episode belongs to another replica, has ended, or was cancelled."""
+
+
+@dataclass(frozen=True)
+class StoredEpisode:
+    """The row of an episode."""
+
+    trajectory_id: str
+    run_id: str
+    group_id: str
+    index: int
+    task_id: str
+    split: str
+    agent: str
+    state: EpisodeState
+    outcome: EpisodeOutcome | None
+    verdict: Verdict | None
+    completion: int | None
+    started_at: int | None
+    ended_at: int | None
+
+
+@dataclass(frozen=True)
+class StoredTrajectory:
+    """An episode with its events, the times at which they were recorded, and its tokens."""
+
+    episode: StoredEpisode
+    events: tuple[Event, ...] = ()
+    recorded_at: tuple[int, ...] = ()
+    segments: tuple[TokenSegment, ...] = ()
+
+
+@dataclass
+class Append:
+    """What one turn of an episode adds to its log."""
+
+    trajectory_id: str
+    events: Sequence[Event]
+    segments: Sequence[TokenSegment] = ()
+    first_segment: int = 0
+    recorded_at: int = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an episode ended. `episodes_total` is of its run."""
+
+    trajectory_id: str
+    run_id: str
+    owner: str
+    outcome: EpisodeOutcome
+    verdict: Verdict
+    policy_tokens: int
+    policy_version: int | None
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An episode of a step: whether it has ended, and its tokens and events."""
+
+    trajectory_id: str
+    group_id: str
+    ended: bool
+    tokens: int
+    events: int
+
+
+def pending_row(
+    trajectory_id: str,
+    run_id: str,
+    group_id: str,
+    index: int,
+    task_id: str,
+    split: str,
+    agent: str,
+    admitted_at: int,
+) -> dict[str, object]:
+    """The row of an episode that waits to be taken, for `runs.admit`."""
+    return {
+        "trajectory_id": trajectory_id,
+        "run_id": run_id,
+        "group_id": group_id,
+        "group_index": index,
+        "task_id": task_id,
+        "split": split,
+        "agent": agent,
+        "state": EpisodeState.PENDING.value,
+        "policy_tokens": 0,
+        "lease_expires_at": admitted_at,
+    }
+
+
+def claim(
+    connection: Connection, owner: str, lease_until: int, limit: int
+) -> list[StoredEpisode]:
+    """Takes up to `limit` episodes that wait or whose lease has ended, in order of admission."""
+    free = _sources(EpisodeState.RUNNING)
+    statement = (
+        select(_episode.c.trajectory_id)
+        .where(_episode.c.state.in_(free), _episode.c.lease_expires_at <= now())
+        .order_by(_episode.c.lease_expires_at)
+        .limit(limit)
+    )
+    if connection.dialect.name == "postgresql":
+        statement = statement.with_for_update(skip_locked=True)
+    chosen = [row.trajectory_id for row in connection.execute(statement)]
+    if not chosen:
+        return []
+    connection.execute(
+        update(_episode)
+        .where(_episode.c.trajectory_id.in_(chosen))
+        .values(
+            state=EpisodeState.RUNNING.value,
+            lease_owner=owner,
+            lease_expires_at=lease_until,
+            started_at=func.coalesce(_episode.c.started_at, now()),
+        )
+    )
+    rows = connection.execute(select(_episode).where(_episode.c.trajectory_id.in_(chosen)))
+    found = {row.trajectory_id: _stored(row) for row in rows}
+    return [found[trajectory_id] for trajectory_id in chosen]
+
+
+def renew(connection: Connection, owner: str, lease_until: int) -> None:
+    """Prolongs every lease of `owner`; a time that is past gives them back."""
+    connection.execute(
+        update(_episode)
+        .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner)
+        .values(lease_expires_at=lease_until)
+    )
+
+
+def release(connection: Connection, trajectory_id: str, owner: str, again_at: int) -> None:
+    """Gives one lease back, to be taken again from `again_at` on."""
+    connection.execute(
+        update(_episode)
+        .where(
+            _episode.c.trajectory_id == trajectory_id,
+            _episode.c.state == EpisodeState.RUNNING.value,
+            _episode.c.lease_owner == owner,
+        )
+        .values(lease_owner="", lease_expires_at=again_at)
+    )
+
+
+def owners(connection: Connection) -> set[str]:
+    """Who holds leases of running episodes."""
+    statement = (
+        select(_episode.c.lease_owner)
+        .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner != "")
+        .distinct()
+    )
+    return {row.lease_owner for row in connection.execute(statement)}
+
+
+def append(connection: Connection, appends: Sequence[Append]) -> None:
+    """Adds events and tokens to logs. Raises LeaseLost where a sequence is already there."""
+    events = [
+        {
+            "trajectory_id": item.trajectory_id,
+            "sequence": event.sequence,
+            "kind": event.body.kind,
+            "body": event.body.model_dump_json(),
+            "recorded_at": item.recorded_at,
+        }
+        for item in appends
+        for event in item.events
+    ]
+    segments = [
+        {
+            "trajectory_id": item.trajectory_id,
+            "ordinal": ordinal,
+            "source": segment.source.value,
+            "token_ids": _pack("I", segment.token_ids),
+            "logprobs": _pack("f", segment.logprobs),
+            "policy_version": segment.policy_version,
+        }
+        for item in appends
+        for ordinal, segment in enumerate(item.segments, item.first_segment)
+    ]
+    try:
+        if events:
+            connection.execute(insert(_event), events)
+        if segments:
+            connection.execute(insert(_segment), segments)
+    except IntegrityError as error:
+        raise LeaseLost("another replica has already written this event") from error
+
+
+def end(connection: Connection, ending: Ending) -> int:
+    """Ends the episode with its verdict; returns its number in the run's order of completion.
+
+    Raises LeaseLost where `owner` does not hold the episode any more.
+    """
+    completed = select(func.coalesce(func.max(_episode.c.completion), 0) + 1).where(
+        _episode.c.run_id == ending.run_id
+    )
+    completion = int(connection.execute(completed).scalar_one())
+    verdict = ending.verdict
+    changed = connection.execute(
+        update(_episode)
+        .where(
+            _episode.c.trajectory_id == ending.trajectory_id,
+            _episode.c.state.in_(_sources(EpisodeState.ENDED)),
+            _episode.c.lease_owner == ending.owner,
+        )
+        .values(
+            state=EpisodeState.ENDED.value,
+            outcome=ending.outcome.value,
+            reward=verdict.reward,
+            invalid_reason=verdict.invalid_reason.value if verdict.invalid_reason else None,
+            verdict=verdict.model_dump_json(),
+            completion=completion,
+            policy_tokens=ending.policy_tokens,
+            policy_version=ending.policy_version,
+            ended_at=now(),
+        )
+    )
+    if changed.rowcount != 1:
+        raise LeaseLost("the episode was taken over or cancelled")
+    return completion
+
+
+def cancel(connection: Connection, run_id: str) -> None:
+    """Cancels the run's episodes that have not ended."""
+    connection.execute(
+        update(_episode)
+        .where(
+            _episode.c.run_id == run_id, _episode.c.state.in_(_sources(EpisodeState.CANCELLED))
+        )
+        .values(state=EpisodeState.CANCELLED.value)
+    )
+
+
+def unfinished(connection: Connection, run_id: str) -> int:
+    """How many admitted episodes of the run wait or run."""
+    statement = select(func.count()).where(
+        _episode.c.run_id == run_id, _episode.c.state.in_(_sources(EpisodeState.CANCELLED))
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def weights(connection: Connection, run_id: str, step: int) -> list[Weight]:
+    """The episodes of a step in batch order: by group, then index."""
+    mine = (_group.c.run_id == run_id, _group.c.step == step)
+    tokens = dict(
+        connection.execute(
+            select(_segment.c.trajectory_id, func.sum(func.length(_segment.c.token_ids)) / 4)
+            .join(_episode, _episode.c.trajectory_id == _segment.c.trajectory_id)
+            .join(_group, _group.c.group_id == _episode.c.group_id)
+            .where(*mine)
+            .group_by(_segment.c.trajectory_id)
+        ).tuples()
+    )
+    events = dict(
+        connection.execute(
+            select(_event.c.trajectory_id, func.count())
+            .join(_episode, _episode.c.trajectory_id == _event.c.trajectory_id)
+            .join(_group, _group.c.group_id == _episode.c.group_id)
+            .where(*mine)
+            .group_by(_event.c.trajectory_id)
+        ).tuples()
+    )
+    statement = (
+        select(_episode.c.trajectory_id, _episode.c.group_id, _episode.c.state)
+        .join(_group, _group.c.group_id == _episode.c.group_id)
+        .where(*mine)
+        .order_by(_group.c.ordinal, _episode.c.group_index)
+    )
+    return [
+        Weight(
+            trajectory_id=row.trajectory_id,
+            group_id=row.group_id,
+            ended=row.state == EpisodeState.ENDED.value,
+            tokens=int(tokens.get(row.trajectory_id, 0)),
+            events=int(events.get(row.trajectory_id, 0)),
+        )
+        for row in connection.execute(statement)
+    ]
+
+
+def waiting(connection: Connection, run_id: str, step: int) -> int:
+    """How many episodes of a step have not ended."""
+    statement = (
+        select(func.count())
+        .select_from(_episode)
+        .join(_group, _group.c.group_id == _episode.c.group_id)
+        .where(
+            _group.c.run_id == run_id,
+            _group.c.step == step,
+            _episode.c.state != EpisodeState.ENDED.value,
+        )
+    )
+    return int(connection.execute(statement).scalar_one())
+
+
+def load(connection: Connection, trajectory_id: str) -> StoredTrajectory | None:
+    """The trajectory of that identifier, running or ended, or None."""
+    row = connection.execute(
+        select(_episode).where(_episode.c.trajectory_id == trajectory_id)
+    ).one_or_none()
+    if row is None:
+        return None
+    events = connection.execute(
+        select(_event.c.sequence, _event.c.body, _event.c.recorded_at)
+        .where(_event.c.trajectory_id == trajectory_id)
+        .order_by(_event.c.sequence)
+    ).all()
+    segments = connection.execute(
+        select(_segment).where(_segment.c.trajectory_id == trajectory_id).order_by(_segment.c.ordinal)
+    )
+    return StoredTrajectory(
+        episode=_stored(row),
+        events=tuple(
+            Event(sequence=event.sequence, body=_BODY.validate_json(event.body))
+            for event in events
+        ),
+        recorded_at=tuple(event.recorded_at for event in events),
+        segments=tuple(
+            TokenSegment(
+                source=TokenSource(segment.source),
+                token_ids=tuple(_unpack("I", segment.token_ids)),
+                logprobs=tuple(_unpack("f", segment.logprobs)),
+                policy_version=segment.policy_version,
+            )
+            for segment in segments
+        ),
+    )
+
+
+def completed(
+    connection: Connection, run_id: str, after: int, limit: int
+) -> list[StoredEpisode]:
+    """Up to `limit` ended episodes of the run after completion number `after`, in that order."""
+    statement = (
+        select(_episode)
+        .where(_episode.c.run_id == run_id, _episode.c.completion > after)
+        .order_by(_episode.c.completion)
+        .limit(limit)
+    )
+    return [_stored(row) for row in connection.execute(statement)]
+
+
+def _sources(target: EpisodeState) -> list[str]:
+    return [
+        source.value for source, targets in EPISODE_TRANSITIONS.items() if target in targets
+    ]
+
+
+def _pack(code: str, values: Sequence[int] | Sequence[float]) -> bytes:
+    packed = array.array(code, values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def _unpack(code: str, data: bytes) -> array.array[int] | array.array[float]:
+    unpacked = array.array(code, data)
+    if sys.byteorder == "big":
+        unpacked.byteswap()
+    return unpacked
+
+
+def _stored(row: Row[tuple[object, ...]]) -> StoredEpisode:
+    return StoredEpisode(
+        trajectory_id=row.trajectory_id,
+        run_id=row.run_id,
+        group_id=row.group_id,
+        index=row.group_index,
+        task_id=row.task_id,
+        split=row.split,
+        agent=row.agent,
+        state=EpisodeState(row.state),
+        outcome=EpisodeOutcome(row.outcome) if row.outcome else None,
+        verdict=Verdict.model_validate_json(row.verdict) if row.verdict else None,
+        completion=row.completion,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )

@@ -1,0 +1,156 @@
+"""The client's end of a tool session, which survives the loss of its server.
+
+A session keeps the calls it made. When the stream breaks with UNAVAILABLE it opens another, sends
+the calls again with the state hash they led to, and goes on; the server proves by the hash that the
+state is the same. One session is used by one task at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import grpc
+
+from synthagent import deadlines
+from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
+from synthagent.convert import tool_result_from_proto
+from synthagent.errors import BackendUnavailable, StateDiverged, SynthAgentError
+from synthagent.failures import from_rpc_error
+from synthagent.worlds.episode import ToolResult
+
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class RecordedCall(NamedTuple):
+    """A call that was made: tool, and arguments as the agent wrote them."""
+
+    tool: str
+    arguments: str
+
+
+def recorded_call_to_proto(call: RecordedCall) -> tool_pb2.RecordedCall:
+    """The message of a recorded call."""
+    return tool_pb2.RecordedCall(tool=call.tool, arguments_json=call.arguments)
+
+
+class ToolSession:
+    """A session of one episode. `call` answers calls in order; `close` ends it."""
+
+    def __init__(
+        self,
+        stub: tool_pb2_grpc.ToolMockStub,
+        task_id: str,
+        history: Sequence[RecordedCall] = (),
+        expected_state_hash: str = "",
+        *,
+        call_timeout: float = 30.0,
+    ) -> None:
+        """Nothing happens before `open`. `call_timeout` is in seconds, reopening included."""
+        self._stub = stub
+        self._task_id = task_id
+        self._history = list(history)
+        self._call_timeout = call_timeout
+        self._stream: Any = None  # a grpc.aio.StreamStreamCall while the session is open
+        self.state_hash = expected_state_hash
+        """State hash after the last call; empty before the session was first opened."""
+
+    @property
+    def calls(self) -> tuple[RecordedCall, ...]:
+        """Calls so far, those of the given history included."""
+        return tuple(self._history)
+
+    async def open(self) -> None:
+        """Opens the session. Raises NotFound, Uncertified, StateDiverged, LimitExceeded."""
+        await self._persistently(None)
+
+    async def call(self, tool: str, arguments: str) -> ToolResult:
+        """The result of one call, which may be a tool error. Raises what `open` raises."""
+        response = await self._persistently(
+            tool_pb2.Call(sequence=len(self._history), tool=tool, arguments_json=arguments)
+        )
+        result = tool_result_from_proto(response.result.result, "result")
+        self._history.append(RecordedCall(tool, arguments))
+        self.state_hash = result.state_hash
+        return result
+
+    async def close(self) -> None:
+        """Ends the stream; the server then forgets the session. A second close does nothing."""
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+
+    async def _persistently(self, call: tool_pb2.Call | None) -> tool_pb2.SessionResponse:
+        """Answers `call` (None: only opens), on a new stream after each UNAVAILABLE, in time."""
+        seconds = deadlines.timeout(self._call_timeout)
+        pause = _FIRST_PAUSE_SECONDS
+        last: SynthAgentError | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await self._attempt(call)
+                    except BackendUnavailable as error:
+                        last = error
+                        await self.close()
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        except TimeoutError as error:
+            await self.close()
+            why = f" The last attempt: {last.message}" if last else ""
+            raise BackendUnavailable(
+                f"The tool service did not answer within {seconds:.1f} s.{why}"
+            ) from error
+        except BaseException:
+            # Whatever happened to the call, the stream is out of step with the log.
+            await self.close()
+            raise
+
+    async def _attempt(self, call: tool_pb2.Call | None) -> tool_pb2.SessionResponse:
+        response = tool_pb2.SessionResponse()
+        if self._stream is None:
+            session: Any = self._stub.Session  # its stub asks for requests up front; we write them
+            self._stream = session()
+            response = await self._exchange(self._open_request())
+            opened = response.opened.state_hash
+            if self.state_hash and opened != self.state_hash:
+                raise StateDiverged(
+                    f"Session of task {self._task_id!r} reopened with state {opened}, "
+                    f"not {self.state_hash}.",
+                    task_id=self._task_id,
+                )
+            self.state_hash = opened
+        if call is not None:
+            response = await self._exchange(tool_pb2.SessionRequest(call=call))
+        return response
+
+    def _open_request(self) -> tool_pb2.SessionRequest:
+        return tool_pb2.SessionRequest(
+            open=tool_pb2.OpenSession(
+                task_id=self._task_id,
+                history=[recorded_call_to_proto(call) for call in self._history],
+                expected_state_hash=self.state_hash,
+            )
+        )
+
+    async def _exchange(self, request: tool_pb2.SessionRequest) -> tool_pb2.SessionResponse:
+        try:
+            await self._stream.write(request)
+            response = await self._stream.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        except asyncio.InvalidStateError:
+            # The stream ended before this message was written; its status says why.
+            raise await self._ended() from None
+        if not isinstance(response, tool_pb2.SessionResponse):  # the end of the stream
+            raise await self._ended()
+        return response
+
+    async def _ended(self) -> SynthAgentError:
+        try:
+            await self._stream
+        except grpc.aio.AioRpcError as error:
+            return from_rpc_error(error)
+        return BackendUnavailable("The tool service ended the session.")

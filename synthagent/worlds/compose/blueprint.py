@@ -1,0 +1,180 @@
+"""Chooses what a task is made of: a scenario, modules that combine with it, and their sum.
+
+A Blueprint is still abstract: it knows which operations, tables, facts and steps take part, and
+nothing of names, values or rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+from synthagent.worlds.compose.language import (
+    Archetype,
+    BoundRow,
+    Concept,
+    Domain,
+    Dress,
+    FactRecipe,
+    ForbiddenOp,
+    Level,
+    Line,
+    Measure,
+    Module,
+    Operation,
+    Pool,
+    Scenario,
+    Step,
+    TableRecipe,
+    Variant,
+)
+
+
+class Unfit(ValueError):
+    """A drawing that keeps no bound of its level; the next attempt draws another."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A scenario with its modules, merged."""
+
+    domain: Domain
+    dress: Dress
+    archetype: Archetype
+    scenario: Scenario
+    modules: tuple[Module, ...]
+    distractors: tuple[Module, ...]
+    pools: Mapping[str, Pool]
+    measures: Mapping[str, Measure]
+    concepts: Mapping[str, Concept]
+    tables: Mapping[str, TableRecipe]
+    ops: Mapping[str, Operation]
+    let: Mapping[str, str]
+    rows: tuple[BoundRow, ...]
+    fill: Mapping[str, Mapping[str, str]]
+    facts: tuple[FactRecipe, ...]
+    rules: tuple[Line, ...]
+    steps: tuple[Step, ...]
+    variants: tuple[Variant, ...]
+    forbidden: tuple[ForbiddenOp, ...]
+
+    @property
+    def main(self) -> str:
+        """The operation that modules attach to."""
+        return _step(self.scenario, self.scenario.main).op if self.scenario.main else ""
+
+
+def _step(scenario: Scenario, step_id: str) -> Step:
+    return next(step for step in scenario.steps if step.id == step_id)
+
+
+def _position(scenario: Scenario, archetype: Archetype) -> int | None:
+    """Where steps before the main operation go, or None where no module can stand before it."""
+    if not scenario.main or not scenario.client:
+        return None
+    main = _step(scenario, scenario.main).op
+    first = next(n for n, step in enumerate(scenario.steps) if step.op == main)
+    client = scenario.client.split(".")[0].split("[")[0]
+    known = [n for n, step in enumerate(scenario.steps) if step.id == client]
+    ready = scenario.client.startswith("$") or (bool(known) and known[0] < first)
+    return first if ready and archetype.ops[main].client else None
+
+
+def fits(module: Module, scenario: Scenario, archetype: Archetype) -> bool:
+    """Whether the scenario has what the module needs."""
+    if module.uses in {"client", "both"} and not scenario.client:
+        return False
+    if module.uses in {"record", "both"} and not scenario.record:
+        return False
+    if (module.before or module.rule) and _position(scenario, archetype) is None:
+        return False
+    return scenario.success or not module.after
+
+
+def _resolved(step: Step, scenario: Scenario) -> Step:
+    """The module's step with the scenario's own references for @client and @record."""
+    names = {"@client": scenario.client, "@record": scenario.record}
+    args = {key: names.get(str(value), value) for key, value in step.args.items()}
+    return step.model_copy(update={"args": args})
+
+
+def _choose_modules(
+    rng: Random, level: Level, scenario: Scenario, archetype: Archetype, modules: list[Module]
+) -> tuple[Module, ...]:
+    wanted = rng.randint(*level.modules)
+    chosen: list[Module] = []
+    steps, facts = len(scenario.steps), len(scenario.facts)
+    fitting = [module for module in modules if fits(module, scenario, archetype)]
+    rng.shuffle(fitting)
+    for module in fitting:
+        short = steps < level.steps[0] or facts < level.facts[0]
+        if len(chosen) >= wanted and not (short and len(chosen) < level.modules[1]):
+            break
+        more_steps = steps + len(module.before) + len(module.after)
+        more_facts = facts + len(module.facts)
+        if more_steps <= level.steps[1] and more_facts <= level.facts[1]:
+            chosen.append(module)
+            steps, facts = more_steps, more_facts
+    if not (level.steps[0] <= steps <= level.steps[1]):
+        raise Unfit(f"{scenario.id}: {steps} steps")
+    if not (level.facts[0] <= facts <= level.facts[1]):
+        raise Unfit(f"{scenario.id}: {facts} facts")
+    return tuple(chosen)
+
+
+def draw(
+    rng: Random,
+    level: Level,
+    domain: Domain,
+    archetype: Archetype,
+    scenario: Scenario,
+    modules: Mapping[str, Module],
+    distractors: Mapping[str, Module],
+) -> Blueprint:
+    """A blueprint within the level's bounds. Raises Unfit."""
+    chosen = _choose_modules(rng, level, scenario, archetype, list(modules.values()))
+    strangers = rng.sample(list(distractors.values()), rng.randint(*level.distractors))
+    dress = domain.dresses[archetype.name]
+    parts = (archetype, *chosen, *strangers)
+    place = _position(scenario, archetype)
+    steps = list(scenario.steps)
+    before = [_resolved(step, scenario) for module in chosen for step in module.before]
+    if before:
+        steps[place:place] = before
+    steps += [_resolved(step, scenario) for module in chosen for step in module.after]
+    variants = [
+        *scenario.variants,
+        *(
+            Variant(replaces=variant.replaces, step=_resolved(variant.step, scenario))
+            for module in chosen
+            for variant in module.variants
+        ),
+    ]
+    pools = {key: pool for part in parts for key, pool in part.pools.items()}
+    measures = {key: measure for part in parts for key, measure in part.measures.items()}
+    fill: dict[str, dict[str, str]] = {}
+    for source in (scenario.fill, *(module.fill for module in chosen)):
+        for table, columns in source.items():
+            fill[table] = {**fill.get(table, {}), **columns}
+    return Blueprint(
+        domain=domain,
+        dress=dress,
+        archetype=archetype,
+        scenario=scenario,
+        modules=chosen,
+        distractors=tuple(strangers),
+        pools={**pools, **dress.pools()},
+        measures={**measures, **dress.measures()},
+        concepts={key: value for part in parts for key, value in part.concepts.items()},
+        tables={key: value for part in parts for key, value in part.tables.items()},
+        ops={key: value for part in parts for key, value in part.ops.items()},
+        let={**scenario.let, **{k: v for module in chosen for k, v in module.let.items()}},
+        rows=(*scenario.rows, *(row for module in chosen for row in module.rows)),
+        fill=fill,
+        facts=(*scenario.facts, *(fact for module in chosen for fact in module.facts)),
+        rules=tuple(line for module in chosen for line in module.rule),
+        steps=tuple(steps),
+        variants=tuple(variants),
+        forbidden=(*archetype.forbidden, *(one for module in chosen for one in module.forbidden)),
+    )

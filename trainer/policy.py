@@ -1,0 +1,132 @@
+"""The policy as a module that scores rows: packed attention and chunked log-probabilities.
+
+`PolicyScorer.forward` runs a row through the language model's backbone once and returns the
+log-probability of each target at temperature 1. The [positions, vocabulary] logits exist only a
+chunk at a time, in the forward and in the backward pass, and only where a token is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+
+from synthagent.errors import NotFound
+from trainer.packing import TreeSpan
+
+ATTENTION = "packed_trees"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each tree of a row: a prompt to itself, a branch to its prompt and itself.
+
+    `query` is [1, heads, tokens, width], `key` and `value` [1, key heads, tokens, width]; the
+    result is [1, tokens, heads, width]. Expects `trees` among the keywords. Work grows with the
+    sum of (prompt + branch) x branch, not with the square of the row.
+    """
+    del attention_mask, dropout  # the trees say what attends to what; policies train without dropout
+    trees: tuple[TreeSpan, ...] = kwargs["trees"]
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    attend = functional.scaled_dot_product_attention
+    pieces = []
+    for tree in trees:
+        prompt = slice(*tree.prompt)
+        prompt_key, prompt_value = key[:, :, prompt], value[:, :, prompt]
+        pieces.append(
+            attend(query[:, :, prompt], prompt_key, prompt_value, is_causal=True, scale=scaling)
+        )
+        for start, end in tree.branches:
+            branch = slice(start, end)
+            keys = torch.cat((prompt_key, key[:, :, branch]), dim=2)
+            values = torch.cat((prompt_value, value[:, :, branch]), dim=2)
+            seen = torch.ones(end - start, keys.shape[2], dtype=torch.bool, device=query.device)
+            seen = seen.tril(keys.shape[2] - (end - start))
+            pieces.append(
+                attend(query[:, :, branch], keys, values, attn_mask=seen, scale=scaling)
+            )
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def load_model(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal language model in `folder`, with packed attention. Raises NotFound."""
+    if not (folder / "config.json").is_file():
+        raise NotFound(
+            f"no model in {folder}: config.json is missing; "
+            "name a folder in the Hugging Face layout or a model that SynthAgent can resolve"
+        )
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
+    )
+    return model
+
+
+class PolicyScorer(nn.Module):
+    """A causal language model that returns log-probabilities of chosen targets."""
+
+    def __init__(
+        self, model: PreTrainedModel, *, chunk: int, recompute: bool, entropy_gradient: bool = False
+    ) -> None:
+        """`chunk`: positions whose logits exist at once. `recompute`: gradient checkpointing."""
+        super().__init__()
+        self.model = model
+        self.chunk = chunk
+        self.entropy_gradient = entropy_gradient
+        model.config.use_cache = False
+        if recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        trees: tuple[TreeSpan, ...],
+        predictors: Tensor,
+        targets: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [targets], float32, of `targets` read at `predictors`.
+
+        `token_ids` and `position_ids` are [1, tokens].
+        """
+        backbone: Callable[..., Any] = self.model.get_decoder()
+        hidden = backbone(
+            input_ids=token_ids, position_ids=position_ids, use_cache=False, trees=trees
+        ).last_hidden_state[0]
+        if not len(predictors):
+            # Every parameter takes part, so that ranks without loss still join the reductions.
+            nothing = self.model.lm_head(hidden[:1]).float().sum() * 0
+            return nothing[None][:0], nothing[None][:0]
+        chosen = hidden[predictors]
+        parts = [
+            checkpoint(self._score, part, wanted, use_reentrant=False)
+            for part, wanted in zip(
+                chosen.split(self.chunk), targets.split(self.chunk), strict=True
+            )
+        ]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model.lm_head(hidden).float()
+        normaliser = logits.logsumexp(dim=-1)
+        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
+        with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
+            entropy = normaliser - (logits.softmax(dim=-1) * logits).sum(dim=-1)
+        return logprobs, entropy
