@@ -41,7 +41,8 @@ def _move(name: str, description: str, sign: str, condition: str) -> Any:
         [
             {
                 "kind": "require",
-                "sql": f"SELECT units FROM part WHERE id = :part_id AND {condition}",  # noqa: S608 - constants
+                "sql": f"SELECT units AS held FROM part "  # noqa: S608 - constants
+                f"WHERE id = :part_id AND {condition}",
                 "error_code": "not_enough",
                 "error_message": "Part {part_id} cannot move {units} units.",
             },

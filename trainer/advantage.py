@@ -51,7 +51,8 @@ def batch_advantages(
 ) -> BatchAdvantages:
     """Advantages of each group's rewards (GRPO, arXiv 2402.03300, section 4.1).
 
-    Rewards pass the outcome gate before their group is normalised. With `divide_by_std` the sample
+    The outcome gate comes before normalisation: a group in which no reward reaches `gate` has no
+    variance left. With `divide_by_std` the sample
     standard deviation divides; without it, groups of little spread weigh less (arXiv 2503.20783).
     """
     values = tuple(

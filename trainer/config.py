@@ -44,6 +44,8 @@ class ModelSettings(Section):
 
     name: str = "smollm2-135m-instruct"
     """A model name known to SynthAgent, or a folder in the Hugging Face layout."""
+    trainable_layers: int | None = Field(default=None, ge=1)
+    """Train only this many of the last layers and the final norm. None: train everything."""
     tokens_per_row: int = Field(default=1024, ge=16)
     """Most tokens of one forward pass (micro-batch). Longer episodes get a row of their own."""
     logits_chunk: int = Field(default=256, ge=1)
@@ -146,7 +148,8 @@ class GrpoSettings(Section):
     divide_by_std: bool = True
     """Divide advantages by the standard deviation of their group."""
     outcome_gate: float = Field(default=0.0, ge=0, le=1)
-    """Rewards below this count as 0 before group normalisation. 0: no gate."""
+    """A group in which no reward reaches this teaches nothing: it counts as one without variance.
+    0: no gate."""
     old_logprobs: Literal["recorded", "recomputed"] = "recomputed"
     """Log-probabilities of the ratio's denominator: those recorded by the engine at sampling, or
     those of the trainer at the start of the step (free of differences in arithmetic)."""

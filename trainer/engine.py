@@ -8,6 +8,7 @@ A loss or gradient that is not finite raises before it can reach a checkpoint or
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import socket
@@ -23,13 +24,14 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu" if not Path("/dev/nvidiactl").exis
 
 import deepspeed
 import torch
+import transformers
 from deepspeed import comm
 from torch import Tensor
 
 from synthagent.errors import SynthAgentError
 from trainer.config import DeepSpeedSettings, ModelSettings
 from trainer.packing import Row, blank_row
-from trainer.policy import PolicyScorer, load_model
+from trainer.policy import PolicyScorer, freeze_lower_layers, load_model
 
 
 class TrainingDiverged(SynthAgentError):
@@ -95,6 +97,8 @@ def join_ranks(threads: int | None) -> Ranks:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in alone.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its progress is not the user's
+    transformers.logging.disable_progress_bar()
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -116,8 +120,10 @@ class TrainingEngine:
     ) -> None:
         """Loads the model from `model_folder` and shards it. Raises NotFound."""
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        language_model = load_model(model_folder, dtype=dtype)
+        freeze_lower_layers(language_model, model.trainable_layers)
         scorer = PolicyScorer(
-            load_model(model_folder, dtype=dtype),
+            language_model,
             chunk=model.logits_chunk,
             recompute=model.recompute,
             entropy_gradient=entropy_gradient,
@@ -125,7 +131,7 @@ class TrainingEngine:
         scorer.train()
         self.deepspeed, _, _, _ = deepspeed.initialize(
             model=scorer,
-            model_parameters=list(scorer.parameters()),
+            model_parameters=[p for p in scorer.parameters() if p.requires_grad],
             config=deepspeed_config(settings),
         )
         self.scorer = scorer

@@ -41,6 +41,11 @@ def packed_attention(
     """
     del attention_mask, dropout  # the trees say what attends to what; policies train without dropout
     trees: tuple[TreeSpan, ...] = kwargs["trees"]
+    dtype = query.dtype
+    if query.device.type == "cpu":
+        # On CPUs the float32 kernel is faster backward than the bfloat16 one (32 ms instead of 50
+        # for 530 tokens of 9 heads of width 64 on one core), and more exact.
+        query, key, value = query.float(), key.float(), value.float()
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     attend = functional.scaled_dot_product_attention
@@ -60,7 +65,7 @@ def packed_attention(
             pieces.append(
                 attend(query[:, :, branch], keys, values, attn_mask=seen, scale=scaling)
             )
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous().to(dtype), None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
@@ -77,6 +82,19 @@ def load_model(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
         folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
     )
     return model
+
+
+def freeze_lower_layers(model: PreTrainedModel, trainable_layers: int | None) -> None:
+    """Leaves the last `trainable_layers` layers and the final norm to train; None leaves all.
+
+    Frozen layers cost no backward pass, no activations and no optimizer state.
+    """
+    layers = model.get_decoder().layers
+    if trainable_layers is None or trainable_layers >= len(layers):
+        return
+    model.requires_grad_(requires_grad=False)
+    for module in (*layers[-trainable_layers:], model.get_decoder().norm):
+        module.requires_grad_(requires_grad=True)
 
 
 class PolicyScorer(nn.Module):

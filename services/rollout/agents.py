@@ -14,7 +14,7 @@ from itertools import cycle, islice
 import orjson
 from pydantic import JsonValue
 
-from services.rollout.guesses import guess
+from synthagent.worlds.alternatives import Alternatives
 from synthagent.worlds.episode import Event, ToolResult, UserReply
 from synthagent.worlds.plans import PlanError, fact_values, pick, render_answer, resolve
 from synthagent.worlds.protocol import answer_turn, call_turn, message_turn
@@ -112,18 +112,17 @@ def _noop(_task: Task) -> Script:
 
 
 def _careless(task: Task) -> Script:
-    errand = _Errand(task, {fact.fact_id: guess(task, fact) for fact in task.facts})
+    errand = _Errand(task, _guesses(task))
     yield from errand.follow(task.gold_plans[0], asking=False)
     yield errand.answer(task.gold_plans[0])
 
 
 def _forbidden(task: Task) -> Script:
-    # The forbidden act first: certification has shown it possible in the fresh world, and nothing
-    # that the gold plan does can stand in its way.
     errand = _Errand(task, fact_values(task))
-    yield from errand.follow(task.restriction.probe)
     yield from errand.follow(task.gold_plans[0])
-    yield errand.answer(task.gold_plans[0])
+    answer = errand.answer(task.gold_plans[0])
+    yield from errand.follow(task.restriction.probe)
+    yield answer
 
 
 def _pesterer(task: Task) -> Script:
@@ -133,6 +132,19 @@ def _pesterer(task: Task) -> Script:
             yield from errand.say(next(islice(_questions(task, fact), attempt, None)))
     yield from errand.follow(task.gold_plans[0])
     yield errand.answer(task.gold_plans[0])
+
+
+def _guesses(task: Task) -> dict[str, JsonValue]:
+    """For each fact a plausible other value, as its first use in the gold plan invites it."""
+    alternatives = Alternatives(task)
+    guesses: dict[str, JsonValue] = {}
+    for step in task.gold_plans[0].steps:
+        for name, value in step.arguments.items():
+            if isinstance(value, dict) and str(value.get("$fact")) not in {"None", *guesses}:
+                fact = task.fact(str(value["$fact"]))
+                others = alternatives.of(step, name, fact.value, {})
+                guesses[fact.fact_id] = others[0] if others else fact.value
+    return guesses
 
 
 def _questions(task: Task, fact: Fact) -> Iterator[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from typing import Self
 
 
 class Changes:
-    """One bell a run. What another replica changes rings no bell: waiters also look at intervals."""
+    """One bell a run. Other replicas ring no bell here, so waiters also look at intervals."""
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -30,7 +31,7 @@ class Bell:
         self._run_id = run_id
         self._event = asyncio.Event()
 
-    def __enter__(self) -> Bell:
+    def __enter__(self) -> Self:
         self._waiting[self._run_id].add(self._event)
         return self
 

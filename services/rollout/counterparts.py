@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 from services.rollout.episode import EpisodeFault
@@ -17,7 +18,6 @@ from synthagent.client import SynthAgentClient
 from synthagent.errors import BackendUnavailable, StateDiverged, SynthAgentError
 from synthagent.tool_session import RecordedCall, ToolSession
 from synthagent.worlds.episode import (
-    AgentAction,
     AgentTurn,
     Event,
     InvalidReason,
@@ -83,11 +83,10 @@ def calls_so_far(events: Sequence[Event]) -> tuple[list[RecordedCall], str]:
     """The calls that have a result, and the state hash after the last; "" where there is none."""
     history: list[RecordedCall] = []
     state_hash = ""
-    for turn, result in zip(events, events[1:], strict=False):
+    for turn, result in pairwise(events):
         if isinstance(turn.body, AgentTurn) and isinstance(result.body, ToolResult):
-            if turn.body.action is AgentAction.CALL:
-                history.append(RecordedCall(turn.body.tool, turn.body.arguments))
-                state_hash = result.body.state_hash
+            history.append(RecordedCall(turn.body.tool, turn.body.arguments))
+            state_hash = result.body.state_hash
     return history, state_hash
 
 

@@ -26,7 +26,7 @@ from synthagent.worlds.episode import (
 )
 
 
-class EpisodeFault(Exception):  # noqa: N818 - a fault of the machinery, told as the field does
+class EpisodeFault(Exception):
     """The machinery failed, after every retry: whose fault it is and what happened."""
 
     def __init__(self, reason: InvalidReason, detail: str) -> None:

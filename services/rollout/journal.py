@@ -98,7 +98,7 @@ class EpisodeJournal:
         self._segments.extend(segments)
 
     async def end(self, sequence: int, end: EpisodeEnd, verdict: Verdict) -> None:
-        """Returns once the last event, the verdict and the state are committed. Raises LeaseLost."""
+        """Returns once the last event, verdict and state are committed. Raises LeaseLost."""
         sampled = [s for s in self._segments if s.source is TokenSource.POLICY and s.logprobs]
         ending = Ending(
             trajectory_id=self._trajectory_id,

@@ -51,6 +51,11 @@ def group_id(run_id: str, ordinal: int) -> str:
     return f"{run_id}.{ordinal}"
 
 
+def ordinal_of(group: str) -> int:
+    """The ordinal in a group's identifier."""
+    return int(group.rpartition(".")[2])
+
+
 def trajectory_id(run_id: str, ordinal: int, index: int) -> str:
     """Identifier of an episode and of its trajectory: of the run, the group and the index."""
     return f"{run_id}.{ordinal}.{index}"

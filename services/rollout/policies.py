@@ -1,4 +1,4 @@
-"""The policy that acts here: the local engine, made on first need, and the versions published to it.
+"""The policy that acts here: the local engine, made on first need, and its published versions.
 
 Owns the engine's life. Services without torch or the model run reference agents all the same: what
 is missing is told when a run first asks for a policy. The database says which version is published;
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.rollout.spec import DEFAULT_POLICY
+from services.rollout.transcript import Chat
 from synthagent.errors import Corrupt, NotFound, PreconditionFailed
 from synthagent.metrics import ServerMetrics
+from synthagent.models import resolve_model
 from synthagent.settings import Settings
 from synthagent.store import Store, runs
 from synthagent.store.runs import StoredPolicy
 
-from services.rollout.spec import DEFAULT_POLICY
-
 if TYPE_CHECKING:
-    from services.rollout.policy.engine import ChatFormat, PolicyEngine
+    from services.rollout.policy.engine import PolicyEngine
 
 
 class Policies:
@@ -32,12 +34,25 @@ class Policies:
         self._settings = settings
         self._metrics = metrics
         self._engine: PolicyEngine | None = None
+        self._chat: Chat | None = None
         self._turn = asyncio.Lock()  # one load or publication at a time
 
     async def published_version(self) -> int:
         """The version that samples for new turns; 0 is the initial policy."""
         latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
         return latest.version if latest else 0
+
+    async def demonstration_chat(self) -> Chat | None:
+        """The model's chat format for the turns of reference agents; None where not asked for.
+
+        Raises PreconditionFailed where the model's tokenizer is missing.
+        """
+        if not self._settings.tokenize_reference_agents:
+            return None
+        async with self._turn:
+            if self._chat is None:
+                self._chat = await asyncio.to_thread(_load_chat, self._settings)
+            return self._chat
 
     async def engine(self) -> PolicyEngine:
         """The engine with the latest published version, made on first need.
@@ -92,14 +107,21 @@ class Policies:
         if self._engine is None:
             try:
                 from services.rollout.policy.engine import (  # noqa: PLC0415 - torch only on need
-                    create_engine,
+                    EngineConfig,
+                    PolicyEngine,
                 )
             except ImportError as error:
-                raise PreconditionFailed(
-                    f"The local policy engine needs the package {error.name!r}; install "
-                    "synthagent[policy]."
-                ) from error
-            engine = await create_engine(self._settings, self._metrics)
+                raise _missing(error) from error
+            settings = self._settings
+            config = EngineConfig(
+                model=resolve_model(settings.policy_model, settings.model_cache),
+                device=settings.policy_device,
+                threads=settings.policy_threads or 0,
+                max_sequences=settings.policy_max_sequences,
+            )
+            if settings.policy_dtype != "auto":
+                config = replace(config, dtype=settings.policy_dtype)
+            engine = await asyncio.to_thread(PolicyEngine, config)
             await engine.start()
             self._engine = engine
         return self._engine
@@ -114,6 +136,20 @@ class Policies:
             )
         await engine.load_weights(policy.version, path)
         self._metrics.policy_version.labels(policy.policy).set(policy.version)
+
+
+def _load_chat(settings: Settings) -> Chat:
+    try:
+        from services.rollout.policy.chat import ChatFormat  # noqa: PLC0415 - only where asked for
+    except ImportError as error:
+        raise _missing(error) from error
+    return ChatFormat.load(resolve_model(settings.policy_model, settings.model_cache))
+
+
+def _missing(error: ImportError) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"The local policy needs the package {error.name!r}; install synthagent[policy]."
+    )
 
 
 def unknown_policy(name: str) -> NotFound:

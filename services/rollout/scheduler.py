@@ -1,9 +1,9 @@
 """Runs episodes: takes those that wait or whose replica died, within a limit, and renews leases.
 
-A `Scheduler` owns the running episodes of one process. Each is held by a lease in the database under
-this process's name; when the process dies, the leases of its host and dead process number are taken
-at once, and any other when it expires. `stop` ends episodes where they are and gives leases back. An
-episode that breaks for an unknown reason is tried again, and given up after `MAX_BREAKS`.
+A `Scheduler` owns the running episodes of one process. Each is held by a lease in the database
+under this process's name. When the process dies, the next one on its host takes its leases at once,
+any other when they end. `stop` ends episodes where they are and gives the leases back. An episode
+that breaks for an unknown reason is tried again, and given up after `MAX_BREAKS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uuid import uuid4
 import structlog
 from sqlalchemy import Connection
 
-from synthagent.errors import SynthAgentError
+from synthagent.errors import BackendUnavailable, LimitExceeded, SynthAgentError
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, episodes
 from synthagent.store.database import now
@@ -31,11 +31,13 @@ POLL_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 MAX_BREAKS = 3
 
+_PASSING = (BackendUnavailable, LimitExceeded)  # of the database: waiting helps
+
 _log = structlog.get_logger()
 
 
 def process_name() -> str:
-    """Name under which this process holds leases: host, process number, and what makes it unique."""
+    """Name under which this process holds leases: host, process number, something unique."""
     return f"{socket.gethostname()[:40]}/{os.getpid()}/{uuid4().hex[:8]}"
 
 
@@ -161,7 +163,7 @@ class Scheduler:
 
     async def _broke(self, episode: StoredEpisode, error: Exception, work: Work) -> None:
         _log.error("episode broke", trajectory=episode.trajectory_id, exc_info=error)
-        self._breaks[episode.trajectory_id] += not isinstance(error, SynthAgentError)
+        self._breaks[episode.trajectory_id] += not isinstance(error, _PASSING)
         again = _seconds_from_now(RETRY_SECONDS)
         with suppress(SynthAgentError, LeaseLost):  # else the lease ends by itself
             if self._breaks[episode.trajectory_id] >= MAX_BREAKS:
@@ -174,11 +176,16 @@ class Scheduler:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
-            until = _seconds_from_now(LEASE_SECONDS)
             with suppress(SynthAgentError):  # tried again, twice before the leases end
-                await self._store.write(
-                    lambda c, until=until: episodes.renew(c, self._owner, until)
-                )
+                running = dict(self._running)
+                held = await self._store.write(self._renew)
+                for trajectory_id, (_, task) in running.items():
+                    if trajectory_id not in held:  # taken over, or its run was cancelled elsewhere
+                        task.cancel()
+
+    def _renew(self, connection: Connection) -> set[str]:
+        episodes.renew(connection, self._owner, _seconds_from_now(LEASE_SECONDS))
+        return episodes.held(connection, self._owner)
 
 
 def _seconds_from_now(seconds: float) -> int:

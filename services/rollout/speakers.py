@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from services.rollout.agents import ScriptedAgent
@@ -40,9 +41,7 @@ class ReferenceSpeaker:
         if self._transcript is None:
             return Utterance(turn)
         read = self._transcript.unread(events)
-        said = TokenSegment(
-            TokenSource.POLICY, tuple(self._transcript.chat.render_turn(turn.text))
-        )
+        said = TokenSegment(TokenSource.POLICY, tuple(self._transcript.chat.render_turn(turn.text)))
         return Utterance(turn, self._transcript.add(read, said))
 
     async def close(self) -> None:
@@ -71,8 +70,7 @@ class PolicySpeaker:
     async def speak(self, events: Sequence[Event]) -> Utterance | None:
         """Samples the next turn; None where the episode's tokens are used up."""
         read = self._transcript.unread(events)
-        used = len(self._transcript.token_ids) + len(read.token_ids)
-        left = self._spec.max_episode_tokens - used
+        left = self._spec.max_episode_tokens - self._transcript.length - len(read.token_ids)
         if left < 1:
             return None
         generation = await self._generate(read, min(left, self._spec.sampling.max_turn_tokens))
@@ -95,13 +93,15 @@ class PolicySpeaker:
         sampling = self._spec.sampling
         for number in range(1, _ATTEMPTS + 1):
             try:
-                append: Sequence[int] = read.token_ids
+                append = read.token_ids
                 if not self._open:
-                    start = [*self._transcript.token_ids, *read.token_ids]
+                    # Prompts are shared by the sequences of a group, so what came since is apart.
+                    prompt, *since = *self._transcript.segments, read
                     await self._engine.open_sequence(
-                        self._key, start, noise_seed=self._noise_seed
+                        self._key, prompt.token_ids, noise_seed=self._noise_seed
                     )
-                    self._open, append = True, ()
+                    self._open = True
+                    append = tuple(chain.from_iterable(s.token_ids for s in since))
                 return await self._engine.generate(
                     self._key,
                     append,

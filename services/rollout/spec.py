@@ -1,6 +1,6 @@
 """What a run is: the values behind `RunSpec` of rollout.proto, whose comments define each field.
 
-Defaults are filled in, so that two spellings of one specification are equal, and so is their digest.
+Defaults are filled in, so that two spellings of one specification are equal, with one digest.
 """
 
 from __future__ import annotations

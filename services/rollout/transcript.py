@@ -44,9 +44,14 @@ class Transcript:
         self._segments = list(segments)
 
     @property
-    def token_ids(self) -> list[int]:
-        """All tokens so far."""
-        return [token_id for segment in self._segments for token_id in segment.token_ids]
+    def segments(self) -> tuple[TokenSegment, ...]:
+        """All segments so far."""
+        return tuple(self._segments)
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, the prompt's included."""
+        return sum(len(segment.token_ids) for segment in self._segments)
 
     def unread(self, events: Sequence[Event]) -> TokenSegment:
         """What the agent reads before its next turn: the prompt, or the last event."""

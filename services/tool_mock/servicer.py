@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
 from prometheus_client import Counter
 
 from services.tool_mock.session import Sessions
@@ -48,7 +49,7 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
         self, request_iterator: AsyncIterator[tool_pb2.SessionRequest], context: _Context
     ) -> None:
         first = await context.read()
-        if first is grpc.aio.EOF:
+        if first is EOF:
             return
         if first.WhichOneof("message") != "open":
             raise InvalidInput("The first message must open the session.", field="open")
@@ -65,25 +66,32 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
 
     async def _answer_all(self, answer: Any, context: _Context) -> None:
         read, write, count = context.read, context.write, self._calls.count
-        response_type, result_type = tool_pb2.SessionResponse, tool_pb2.CallResult
+        # One response serves the whole stream: `write` serializes it before it returns, and every
+        # field is set anew for each call.
+        response = tool_pb2.SessionResponse()
+        filled = response.result
+        result_message = filled.result
         while True:
             request = await read()
-            if request is grpc.aio.EOF:
+            if request is EOF:
                 return
-            if request.WhichOneof("message") != "call":
+            if not request.HasField("call"):
                 raise InvalidInput(
                     "Every message after the first must be a call; open another session on a "
                     "stream of its own.",
                     field="call",
                 )
             call = request.call
-            result = answer(call.sequence, call.tool, call.arguments_json)
-            count(result.error_code)
-            await write(
-                response_type(
-                    result=result_type(sequence=call.sequence, result=_to_message(result))
-                )
-            )
+            sequence = call.sequence
+            result = answer(sequence, call.tool, call.arguments_json)
+            code = result.error_code
+            count(code)
+            filled.sequence = sequence
+            result_message.ok = result.ok
+            result_message.result_json = result.result
+            result_message.error_code = code
+            result_message.state_hash = result.state_hash
+            await write(response)
 
     async def CallTool(  # noqa: N802, D102 - the contract names and documents it
         self, request: tool_pb2.CallToolRequest, context: _Context

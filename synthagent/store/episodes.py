@@ -2,8 +2,8 @@
 
 Functions take a Core connection and are given to `Store.read` or `Store.write`. An episode is
 admitted PENDING, RUNNING while a replica holds its lease, and ENDED or CANCELLED for good
-(`EPISODE_TRANSITIONS`). Events are only ever added, each sequence once: a replica that lost its lease
-and writes late meets `LeaseLost`.
+(`EPISODE_TRANSITIONS`). Events are only ever added, each sequence once: a replica that lost its
+lease and writes late meets `LeaseLost`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import array
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, func, insert, select, update
@@ -25,7 +26,6 @@ from synthagent.worlds.episode import (
     EpisodeOutcome,
     Event,
     EventBody,
-    InvalidReason,
     Verdict,
 )
 
@@ -56,7 +56,7 @@ EPISODE_TRANSITIONS: Mapping[EpisodeState, frozenset[EpisodeState]] = {
 }
 
 
-class LeaseLost(Exception):  # noqa: N818 - an event of normal life, told like errors.py's names
+class LeaseLost(Exception):
     """The episode belongs to another replica, has ended, or was cancelled."""
 
 
@@ -77,6 +77,8 @@ class StoredEpisode:
     completion: int | None
     started_at: int | None
     ended_at: int | None
+    fresh: bool = False
+    """Whether it was taken for the first time just now, so that its log is empty."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Weight:
 
 
 def pending_row(
+    *,
     trajectory_id: str,
     run_id: str,
     group_id: str,
@@ -149,35 +152,33 @@ def pending_row(
     }
 
 
-def claim(
-    connection: Connection, owner: str, lease_until: int, limit: int
-) -> list[StoredEpisode]:
+def claim(connection: Connection, owner: str, lease_until: int, limit: int) -> list[StoredEpisode]:
     """Takes up to `limit` episodes that wait or whose lease has ended, in order of admission."""
     free = _sources(EpisodeState.RUNNING)
     statement = (
-        select(_episode.c.trajectory_id)
+        select(_episode)
         .where(_episode.c.state.in_(free), _episode.c.lease_expires_at <= now())
         .order_by(_episode.c.lease_expires_at)
         .limit(limit)
     )
     if connection.dialect.name == "postgresql":
         statement = statement.with_for_update(skip_locked=True)
-    chosen = [row.trajectory_id for row in connection.execute(statement)]
-    if not chosen:
-        return []
-    connection.execute(
-        update(_episode)
-        .where(_episode.c.trajectory_id.in_(chosen))
-        .values(
-            state=EpisodeState.RUNNING.value,
-            lease_owner=owner,
-            lease_expires_at=lease_until,
-            started_at=func.coalesce(_episode.c.started_at, now()),
+    taken = [_stored(row) for row in connection.execute(statement)]
+    if taken:
+        connection.execute(
+            update(_episode)
+            .where(_episode.c.trajectory_id.in_([episode.trajectory_id for episode in taken]))
+            .values(
+                state=EpisodeState.RUNNING.value,
+                lease_owner=owner,
+                lease_expires_at=lease_until,
+                started_at=func.coalesce(_episode.c.started_at, now()),
+            )
         )
-    )
-    rows = connection.execute(select(_episode).where(_episode.c.trajectory_id.in_(chosen)))
-    found = {row.trajectory_id: _stored(row) for row in rows}
-    return [found[trajectory_id] for trajectory_id in chosen]
+    return [
+        replace(episode, state=EpisodeState.RUNNING, fresh=episode.state is EpisodeState.PENDING)
+        for episode in taken
+    ]
 
 
 def renew(connection: Connection, owner: str, lease_until: int) -> None:
@@ -187,6 +188,14 @@ def renew(connection: Connection, owner: str, lease_until: int) -> None:
         .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner)
         .values(lease_expires_at=lease_until)
     )
+
+
+def held(connection: Connection, owner: str) -> set[str]:
+    """The running episodes whose lease `owner` holds."""
+    statement = select(_episode.c.trajectory_id).where(
+        _episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner
+    )
+    return {row.trajectory_id for row in connection.execute(statement)}
 
 
 def release(connection: Connection, trajectory_id: str, owner: str, again_at: int) -> None:
@@ -284,9 +293,7 @@ def cancel(connection: Connection, run_id: str) -> None:
     """Cancels the run's episodes that have not ended."""
     connection.execute(
         update(_episode)
-        .where(
-            _episode.c.run_id == run_id, _episode.c.state.in_(_sources(EpisodeState.CANCELLED))
-        )
+        .where(_episode.c.run_id == run_id, _episode.c.state.in_(_sources(EpisodeState.CANCELLED)))
         .values(state=EpisodeState.CANCELLED.value)
     )
 
@@ -302,7 +309,7 @@ def unfinished(connection: Connection, run_id: str) -> int:
 def weights(connection: Connection, run_id: str, step: int) -> list[Weight]:
     """The episodes of a step in batch order: by group, then index."""
     mine = (_group.c.run_id == run_id, _group.c.step == step)
-    tokens = dict(
+    tokens: dict[str, int] = dict(
         connection.execute(
             select(_segment.c.trajectory_id, func.sum(func.length(_segment.c.token_ids)) / 4)
             .join(_episode, _episode.c.trajectory_id == _segment.c.trajectory_id)
@@ -311,7 +318,7 @@ def weights(connection: Connection, run_id: str, step: int) -> list[Weight]:
             .group_by(_segment.c.trajectory_id)
         ).tuples()
     )
-    events = dict(
+    events: dict[str, int] = dict(
         connection.execute(
             select(_event.c.trajectory_id, func.count())
             .join(_episode, _episode.c.trajectory_id == _event.c.trajectory_id)
@@ -366,20 +373,21 @@ def load(connection: Connection, trajectory_id: str) -> StoredTrajectory | None:
         .order_by(_event.c.sequence)
     ).all()
     segments = connection.execute(
-        select(_segment).where(_segment.c.trajectory_id == trajectory_id).order_by(_segment.c.ordinal)
+        select(_segment)
+        .where(_segment.c.trajectory_id == trajectory_id)
+        .order_by(_segment.c.ordinal)
     )
     return StoredTrajectory(
         episode=_stored(row),
         events=tuple(
-            Event(sequence=event.sequence, body=_BODY.validate_json(event.body))
-            for event in events
+            Event(sequence=event.sequence, body=_BODY.validate_json(event.body)) for event in events
         ),
         recorded_at=tuple(event.recorded_at for event in events),
         segments=tuple(
             TokenSegment(
                 source=TokenSource(segment.source),
-                token_ids=tuple(_unpack("I", segment.token_ids)),
-                logprobs=tuple(_unpack("f", segment.logprobs)),
+                token_ids=_unpack("I", segment.token_ids),
+                logprobs=_unpack("f", segment.logprobs),
                 policy_version=segment.policy_version,
             )
             for segment in segments
@@ -387,9 +395,7 @@ def load(connection: Connection, trajectory_id: str) -> StoredTrajectory | None:
     )
 
 
-def completed(
-    connection: Connection, run_id: str, after: int, limit: int
-) -> list[StoredEpisode]:
+def completed(connection: Connection, run_id: str, after: int, limit: int) -> list[StoredEpisode]:
     """Up to `limit` ended episodes of the run after completion number `after`, in that order."""
     statement = (
         select(_episode)
@@ -401,9 +407,7 @@ def completed(
 
 
 def _sources(target: EpisodeState) -> list[str]:
-    return [
-        source.value for source, targets in EPISODE_TRANSITIONS.items() if target in targets
-    ]
+    return [source.value for source, targets in EPISODE_TRANSITIONS.items() if target in targets]
 
 
 def _pack(code: str, values: Sequence[int] | Sequence[float]) -> bytes:
@@ -413,11 +417,11 @@ def _pack(code: str, values: Sequence[int] | Sequence[float]) -> bytes:
     return packed.tobytes()
 
 
-def _unpack(code: str, data: bytes) -> array.array[int] | array.array[float]:
-    unpacked = array.array(code, data)
+def _unpack(code: str, data: bytes) -> tuple[Any, ...]:
+    unpacked: array.array[Any] = array.array(code, data)
     if sys.byteorder == "big":
         unpacked.byteswap()
-    return unpacked
+    return tuple(unpacked)
 
 
 def _stored(row: Row[tuple[object, ...]]) -> StoredEpisode:

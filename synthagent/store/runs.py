@@ -1,8 +1,8 @@
 """Runs with their groups and batches, and the published policies.
 
-Functions take a Core connection and are given to `Store.read` or `Store.write`. A run leaves RUNNING
-once and for good (`RUN_TRANSITIONS`). A group row and its episodes are written together when their
-step is admitted; a batch row is written once, by whoever comes first, and never changed.
+Functions take a Core connection and are given to `Store.read` or `Store.write`. A run leaves
+RUNNING once and for good (`RUN_TRANSITIONS`). A group row and its episodes are written together
+when their step is admitted; a batch row is written once, by whoever comes first.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import orjson
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
 from synthagent.store.database import now
-from synthagent.store.tables import BatchRow, EpisodeRow, GroupRow, PolicyRow, RunRow
+from synthagent.store.tables import BatchRow, EpisodeRow, GroupRow, PolicyRow, RunRow, TaskRow
 
+_PARAMETERS = 10_000  # of one statement; SQLite takes 32,766
+_task = TaskRow.metadata.tables["task"]
 _run = RunRow.metadata.tables["run"]
 _group = GroupRow.metadata.tables["episode_group"]
 _episode = EpisodeRow.metadata.tables["episode"]
@@ -86,10 +88,11 @@ class Progress:
     policy_tokens: int
 
 
-def insert_if_absent(connection: Connection, table: object) -> Insert:
+def insert_if_absent(connection: Connection, table: Table) -> Insert:
     """An INSERT that leaves a row alone whose key is already there."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()  # type: ignore[arg-type]  # untyped table
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def create(connection: Connection, run: StoredRun) -> StoredRun:
@@ -160,6 +163,24 @@ def progress(connection: Connection, run_id: str) -> Progress:
         squares = connection.execute(select(func.sum(deviation * deviation)).where(mine)).scalar()
         sem = float((squares / (count - 1) / count) ** 0.5)
     return Progress(int(ended), int(invalid), float(mean or 0.0), sem, int(tokens))
+
+
+def tasks_of(connection: Connection, split: str, difficulty: str) -> list[str]:
+    """The stored tasks of a split and, where not empty, a difficulty, in order of admission."""
+    statement = select(_task.c.task_id).where(_task.c.split == split).order_by(_task.c.ordinal)
+    if difficulty:
+        statement = statement.where(_task.c.difficulty == difficulty)
+    return [row.task_id for row in connection.execute(statement)]
+
+
+def splits_of(connection: Connection, task_ids: Sequence[str]) -> dict[str, str]:
+    """The split of each of these tasks that is stored."""
+    splits: dict[str, str] = {}
+    for start in range(0, len(task_ids), _PARAMETERS):
+        chosen = task_ids[start : start + _PARAMETERS]
+        statement = select(_task.c.task_id, _task.c.split).where(_task.c.task_id.in_(chosen))
+        splits.update((row.task_id, row.split) for row in connection.execute(statement))
+    return splits
 
 
 def admit(

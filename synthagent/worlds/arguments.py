@@ -13,6 +13,8 @@ import jsonschema_rs
 import orjson
 from pydantic import JsonValue
 
+from synthagent.worlds.sandbox import MAX_VALUE_BYTES
+
 MAX_ARGUMENT_BYTES = 64 * 1024
 MAX_SCHEMA_BYTES = 32 * 1024
 MAX_SCHEMA_NODES = 5000  # counted with every reference expanded
@@ -133,23 +135,22 @@ class ArgumentSchema:
         """
         if not self._validator.is_valid(arguments):
             raise ArgumentError("invalid_arguments", self._first_error(arguments))
-        bound: dict[str, Bound] = {}
-        for name in self.names:
-            value = arguments.get(name)
-            if value is None and name not in arguments:
-                value = self._defaults.get(name)
-            if isinstance(value, str):
-                bound[name] = value
-            elif isinstance(value, float):
-                bound[name] = int(value) if name in self._integers else value
-            elif isinstance(value, dict | list):
-                bound[name] = orjson.dumps(value).decode()
-            else:
-                bound[name] = value
-            value = bound[name]
-            if isinstance(value, int) and not -_INT64 <= value < _INT64:
-                raise ArgumentError("invalid_arguments", f"{name}: the number is too large")
-        return bound
+        return {name: self._bind(name, arguments) for name in self.names}
+
+    def _bind(self, name: str, arguments: dict[str, JsonValue]) -> Bound:
+        value = arguments[name] if name in arguments else self._defaults.get(name)
+        if isinstance(value, dict | list):
+            value = orjson.dumps(value).decode()
+        elif isinstance(value, float) and name in self._integers:
+            value = int(value)
+        if isinstance(value, str):
+            if len(value) * 4 > MAX_VALUE_BYTES and len(value.encode()) > MAX_VALUE_BYTES:
+                raise ArgumentError(
+                    "arguments_too_large", f"{name} is longer than {MAX_VALUE_BYTES} bytes."
+                )
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            raise ArgumentError("invalid_arguments", f"{name}: the number is too large")
+        return value
 
     def _first_error(self, arguments: dict[str, JsonValue]) -> str:
         """The first error in order of path, so that it is the same in every process."""

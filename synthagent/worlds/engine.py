@@ -44,11 +44,11 @@ _Result = TypeVar("_Result")
 _WARM_SLACK = 16  # ticks; above the number of statements of any call that nears the budget
 
 
-class EngineFault(RuntimeError):  # noqa: N818  named as the verdicts name it: a fault is ours
+class EngineFault(RuntimeError):
     """A fault of the machinery (a session was closed, the host is too slow), never the agent's."""
 
 
-class _Refused(Exception):  # noqa: N818  it carries a result of the call and is no error of ours
+class _Refused(Exception):
     """Ends a call with a tool error."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -126,7 +126,8 @@ class WorldImage:
 class Session:
     """One copy of a world's tables, changed by calls. Made by `WorldImage.open`."""
 
-    _BEGIN, _COMMIT, _UNDO = "BEGIN", "COMMIT", ("ROLLBACK",)
+    _BEGIN, _COMMIT = "BEGIN", "COMMIT"
+    _UNDO: tuple[str, ...] = ("ROLLBACK",)
 
     def __init__(self, image: WorldImage) -> None:
         self._image = image
@@ -305,11 +306,14 @@ class Session:
 
     def _undo(self) -> None:
         """Undoes an unfinished call. SQLite may have undone it by itself already."""
-        self._cursor.close()  # finishes the statement that was cut off
-        self._cursor = self._connection.cursor()
-        if self._connection.in_transaction:
-            for sql in self._UNDO:
-                self._cursor.execute(sql)
+        try:
+            self._cursor.close()  # finishes the statement that was cut off
+            self._cursor = self._connection.cursor()
+            if self._connection.in_transaction:
+                for sql in self._UNDO:
+                    self._cursor.execute(sql)
+        except sqlite3.Error as error:
+            raise EngineFault(f"the session cannot be used any more: {error}") from error
 
     def _check_machine(self, error: Exception) -> None:
         """Raises EngineFault where the error is ours and not the statement's."""

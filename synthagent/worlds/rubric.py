@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-class _Invalid(Exception):  # noqa: N818  it carries a verdict and is no error of ours
+class _Invalid(Exception):
     """Ends the judging with a verdict without a reward."""
 
     def __init__(self, reason: InvalidReason, detail: str) -> None:

@@ -49,7 +49,7 @@ FUNCTIONS = frozenset(
         *("coalesce", "iif", "ifnull", "likely", "nullif", "typeof", "unlikely"),
         *("concat", "concat_ws", "format", "length", "like", "lower", "ltrim", "printf", "quote"),
         *("replace", "rtrim", "substr", "substring", "trim", "upper"),
-        *("json", "json_array", "json_array_length", "json_each", "json_extract", "json_type"),
+        *("json", "json_array", "json_array_length", "json_extract", "json_type"),
         *("json_group_array", "json_group_object", "json_object", "json_valid"),
         *("dense_rank", "first_value", "lag", "last_value", "lead", "rank", "row_number"),
     }
@@ -79,7 +79,7 @@ def authorizer(
     were prepared before under an authorizer without it. `written`, where given, collects the
     tables that prepared statements change.
     """
-    readable = frozenset(tables) | {"json_each"}
+    readable = frozenset(tables)
     writable = frozenset(tables) if writes else frozenset()
 
     def check(
@@ -178,7 +178,6 @@ _TOKEN = re.compile(
     r"""|:\w+|(?P<word>[^\W\d]\w*)|(?P<mark>[(),$@#?])""",
     re.DOTALL,
 )
-_TABLE_FUNCTIONS = frozenset({"json_each"})
 _CONDITION = frozenset({"on", "using"})
 _FROM_ENDS = frozenset(
     {
@@ -205,7 +204,7 @@ def screen(sql: str) -> str:
         if mark and mark in "$@#?":
             return "only parameters of the form :name are supported"
         if mark == "(":
-            if clauses[-1] == "from" and previous not in _TABLE_FUNCTIONS:
+            if clauses[-1] == "from":
                 return "a subquery or parenthesis in FROM is not supported; name tables and JOIN"
             clauses.append("")
         elif mark == ")" and len(clauses) > 1:

@@ -51,7 +51,8 @@ def load(connection: sqlite3.Connection, table: Table) -> None:
     connection.execute("BEGIN")
     for number, row in enumerate(table.rows):
         for column, value in zip(table.columns, row, strict=True):
-            if value is not None and not isinstance(value, _PYTHON_TYPES[column.type]):
+            missing = value is None and (column.primary_key or not column.nullable)
+            if missing or not isinstance(value, (*_PYTHON_TYPES[column.type], type(None))):
                 raise WorldError(
                     f"{where}, row {number}, column {column.name}",
                     f"{value!r} is no {column.type.value}",

@@ -76,6 +76,12 @@ class Prefix:
         """Whether the whole prompt has been computed."""
         return self.last_hidden is not None
 
+    def advance(self, tokens: int, hidden: Tensor) -> None:
+        """Counts tokens as computed; `hidden` is the final state of the last of them."""
+        self.filled += tokens
+        if self.filled == self.length:
+            self.last_hidden = hidden.clone()
+
 
 @dataclass
 class Prefixes:
@@ -104,10 +110,6 @@ class Prefixes:
                 self._idle[prefix.token_ids] = prefix
             while len(self._idle) > self.keep_idle:
                 self._idle.popitem(last=False)
-
-    def incomplete(self) -> list[Prefix]:
-        """Prefixes in use that have tokens left to compute, oldest first."""
-        return [prefix for prefix in self._used.values() if not prefix.complete]
 
     def invalidate(self) -> None:
         """Forgets everything computed: the weights have changed."""

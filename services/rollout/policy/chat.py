@@ -68,6 +68,8 @@ class ChatFormat:
                 "which is no special token of the tokenizer"
             )
         self.end_of_turn_id: int = self._specials[first]
+        self.vocabulary: int = tokenizer.get_vocab_size()
+        """Token ids are below this."""
 
     @classmethod
     def load(cls, folder: Path) -> ChatFormat:

@@ -89,9 +89,10 @@ def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
 def _invert(probabilities: Tensor, uniforms: list[float]) -> Tensor:
     """Index per row at which the cumulative sum of unnormalised probabilities passes uniform."""
     cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1:]
+    total = cumulative[:, -1:].contiguous()
     targets = torch.tensor(uniforms, dtype=cumulative.dtype, device=cumulative.device)[:, None]
     found = torch.searchsorted(cumulative, targets * total, right=True)
     # Rounding can put the target at the total: then the last token that has any probability.
     last = torch.searchsorted(cumulative, total, right=False)
-    return torch.minimum(found, last)[:, 0]
+    # Where logits are not numbers nothing is found; the caller sees it by the log-probability.
+    return torch.minimum(found, last).clamp_(max=probabilities.shape[-1] - 1)[:, 0]

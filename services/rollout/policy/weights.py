@@ -198,7 +198,7 @@ def build_weights(
 
 def _packed(matrix: Tensor) -> Project:
     """A product with [out, in] `matrix`, packed for oneDNN where that is possible."""
-    if matrix.device.type == "cpu" and torch.backends.mkldnn.is_available():
+    if _packs(matrix):
         packed = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), _PACK_ROWS)  # noqa: SLF001 - public only through torch.compile, whose start-up time rules it out
         multiply = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - as above
 
@@ -212,3 +212,10 @@ def _packed(matrix: Tensor) -> Project:
         return functional.linear(rows, matrix)
 
     return product
+
+
+def _packs(matrix: Tensor) -> bool:
+    """Whether this torch and this processor multiply packed matrices of that kind."""
+    if matrix.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return False
+    return matrix.dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - as in _packed

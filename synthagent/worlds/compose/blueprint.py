@@ -99,9 +99,16 @@ def _resolved(step: Step, scenario: Scenario) -> Step:
     return step.model_copy(update={"args": args})
 
 
+def _some_values(rng: Random, pool: Pool, level: Level) -> Pool:
+    """The pool with as many of its values as a world of the level has, in random order."""
+    count = len(pool.values) if pool.fixed else min(len(pool.values), rng.randint(*level.values))
+    return pool.model_copy(update={"values": tuple(rng.sample(pool.values, count))})
+
+
 def _choose_modules(
     rng: Random, level: Level, scenario: Scenario, archetype: Archetype, modules: list[Module]
 ) -> tuple[Module, ...]:
+    """Modules until their number is reached, more where a bound asks for them. Raises Unfit."""
     wanted = rng.randint(*level.modules)
     chosen: list[Module] = []
     steps, facts = len(scenario.steps), len(scenario.facts)
@@ -134,9 +141,9 @@ def draw(
 ) -> Blueprint:
     """A blueprint within the level's bounds. Raises Unfit."""
     chosen = _choose_modules(rng, level, scenario, archetype, list(modules.values()))
-    strangers = rng.sample(list(distractors.values()), rng.randint(*level.distractors))
+    strangers = rng.sample(sorted(distractors.items()), rng.randint(*level.distractors))
     dress = domain.dresses[archetype.name]
-    parts = (archetype, *chosen, *strangers)
+    parts = (archetype, *chosen, *(stranger for _, stranger in strangers))
     place = _position(scenario, archetype)
     steps = list(scenario.steps)
     before = [_resolved(step, scenario) for module in chosen for step in module.before]
@@ -163,8 +170,10 @@ def draw(
         archetype=archetype,
         scenario=scenario,
         modules=chosen,
-        distractors=tuple(strangers),
-        pools={**pools, **dress.pools()},
+        distractors=tuple(stranger for _, stranger in strangers),
+        pools={
+            key: _some_values(rng, pool, level) for key, pool in {**pools, **dress.pools()}.items()
+        },
         measures={**measures, **dress.measures()},
         concepts={key: value for part in parts for key, value in part.concepts.items()},
         tables={key: value for part in parts for key, value in part.tables.items()},

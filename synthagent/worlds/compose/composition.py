@@ -24,6 +24,7 @@ from synthagent.worlds.compose.surface import IdFormat, Surface, draw_id_format
 from synthagent.worlds.compose.telling import Teller, fact, instruction, lexicon, persona
 from synthagent.worlds.compose.toolset import Draft, Dressing, build
 from synthagent.worlds.engine import WorldImage, compile_world
+from synthagent.worlds.matching import contains
 from synthagent.worlds.spec import (
     Plan,
     PlanStep,
@@ -38,7 +39,7 @@ from synthagent.worlds.spec import (
 
 _TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+([a-z_]+)")
 _REFERENCE = re.compile(r"^(?:\w+\[\$[\w.]+\]|\w+)\.(\w+)$")
-_PROBES = 6
+_PROBES = 12
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,14 @@ def compose(
     walker = Walker(built.image, drafts, built.surface, words, built.seeds.lookup, facts)
     texts = _answer_template(rng, blueprint)
     routes = [
-        walker.walk("main" if number == 0 else f"other_{number}", path, built.teller.text(texts))
+        walker.walk("main" if number == 0 else f"other_{number}", path, built.teller.answer(texts))
         for number, path in enumerate(paths)
     ]
     who = persona(rng, blueprint, words, shared)
     told = tuple(
         fact(rng, one, blueprint, built.teller, shared, _told(facts[one.id])) for one in blueprint.facts
     )
-    restriction, policy = _restriction(rng, blueprint, built, forbid, shared)
+    restriction, policy = _restriction(rng, blueprint, built, forbid, shared, routes)
     values = tuple(walker.value(one, routes[0]) for one in _answer_values(blueprint))
     task = Task(
         task_id="pending",
@@ -97,7 +98,24 @@ def compose(
             *criteria.asked(told),
         ),
     )
+    _check_hidden(task)
     return task.model_copy(update={"task_id": _task_id(task)})
+
+
+def _check_hidden(task: Task) -> None:
+    """Raises Unfit where a fact's value stands in a text by chance."""
+    persona = task.persona
+    shown = "\n".join(
+        (
+            task.instruction,
+            *(persona.name, persona.role, persona.description),
+            *(task.restriction.text, task.restriction.reason),
+            *(f"{tool.name} {tool.description}" for tool in task.world.tools),
+        )
+    )
+    for one in task.facts:
+        if contains(shown, one.value):
+            raise Unfit(f"{one.value!r} stands in a text that the agent reads")
 
 
 def _told(value: Scalar) -> str | int:
@@ -148,6 +166,8 @@ def _drafts(
         for step in path:
             if step.op not in wanted:
                 wanted[step.op] = Draft(step.op, blueprint.ops[step.op], omit=omit)
+    for op in blueprint.scenario.offers:
+        wanted.setdefault(op, Draft(op, blueprint.ops[op], omit=omit))
     if forbid.draft.flag and forbid.draft.op in wanted:
         wanted[forbid.draft.op].flag = forbid.draft.flag
     else:
@@ -192,13 +212,15 @@ def _need_fields(
     ]
     for path in paths:
         ops = {step.id: step.op for step in path}
+        for step in path:
+            drafts[step.op].needed.update(step.reads)
         given = [str(value) for step in path for value in step.args.values()]
         for reference in [*given, *templates]:
             match = _REFERENCE.match(reference)
             if match:
-                step = reference.split(".")[0].split("[")[0]
-                if step in ops:
-                    drafts[ops[step]].needed.add(match[1])
+                source = reference.split(".")[0].split("[")[0]
+                if source in ops:
+                    drafts[ops[source]].needed.add(match[1])
 
 
 # --- the world
@@ -235,7 +257,7 @@ def _build(
         measures=blueprint.measures,
         formats=formats,
         described=rng.random() < level.parameter_texts,
-        enums=not level.prose or rng.random() < 0.7,
+        enums=not level.prose or rng.random() < 0.75,
     )
     theme = rng.choice([words["item"], words["records"], blueprint.domain.name])
     tools: list[Tool] = [build(draft, dressing, rng, theme) for draft in drafts.values()]
@@ -307,7 +329,12 @@ def _phrases(blueprint: Blueprint, shared: Words) -> tuple[str, ...]:
 
 
 def _restriction(
-    rng: Random, blueprint: Blueprint, built: _Built, forbid: Forbidden, shared: Words
+    rng: Random,
+    blueprint: Blueprint,
+    built: _Built,
+    forbid: Forbidden,
+    shared: Words,
+    routes: list[Route],
 ) -> tuple[Restriction, criteria.Criterion]:
     tool = built.surface.tool(forbid.draft.key)
     to = built.teller.text(rng.choice(forbid.to))
@@ -315,13 +342,7 @@ def _restriction(
         to += f" ({forbid.draft.flag}: true)"
     text = rng.choice(shared.forbid).replace("{tool}", tool).replace("{to}", to)
     reasons = (*blueprint.domain.reasons, *forbid.reasons)
-    for _ in range(_PROBES):
-        arguments = probe_arguments(rng, forbid.draft, blueprint, built.seeds, built.surface)
-        with built.image.open() as session:
-            if session.call(tool, orjson.dumps(arguments).decode()).ok:
-                break
-    else:
-        raise WalkError(f"restriction: {tool} cannot be used")
+    arguments = _probe(rng, blueprint, built, forbid, routes[0])
     probe = Plan(
         plan_id="probe",
         steps=(PlanStep(step_id="forbidden", tool=tool, arguments=dict(arguments)),),
@@ -334,3 +355,24 @@ def _restriction(
         probe=probe,
     )
     return restriction, criteria.forbidden(forbid.draft, tool, text)
+
+
+def _probe(
+    rng: Random, blueprint: Blueprint, built: _Built, forbid: Forbidden, route: Route
+) -> dict[str, Scalar]:
+    """Arguments with which the forbidden call succeeds, even after the task was done."""
+    tool = built.surface.tool(forbid.draft.key)
+    with built.image.open() as session:
+        for walked in route.walked:
+            session.call(
+                built.surface.tool(walked.draft.key), orjson.dumps(walked.arguments).decode()
+            )
+        likely = {name: value for one in route.walked for name, value in one.arguments.items()}
+        for _ in range(_PROBES):
+            arguments = probe_arguments(
+                rng, forbid.draft, blueprint, built.seeds, built.surface, likely
+            )
+            answered = session.call(tool, orjson.dumps(arguments).decode())
+            if answered.ok:
+                return arguments
+    raise WalkError(f"restriction: {tool} cannot be used: {answered.result}")

@@ -56,7 +56,10 @@ OneNoun = Annotated[Noun, BeforeValidator(_noun)]
 
 
 class Pool(Data):
-    """A closed list of values, how it is called and how its values are said."""
+    """A closed list of values, how it is called and how its values are said.
+
+    A world uses some of the values; all of them where `fixed`, because programs name them.
+    """
 
     noun: Nouns
     values: tuple[str, ...] = Field(min_length=5)
@@ -65,6 +68,7 @@ class Pool(Data):
     replies: Texts = ()
     questions: Texts = ()
     ask: Texts = ()
+    fixed: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Pool:
@@ -271,7 +275,8 @@ class FactRecipe(Data):
 class Step(Data):
     """One gold call. `error` is the code of the business error it should meet.
 
-    `goal` replaces the operation's; `shown` replaces the criterion by another kind of evidence.
+    `goal` replaces the operation's; `reads` are fields that the agent must see to go on, beyond
+    those that later steps take from the result.
     """
 
     id: str
@@ -279,6 +284,7 @@ class Step(Data):
     args: dict[str, Argument] = {}
     error: str = ""
     goal: str = ""
+    reads: Texts = ()
 
 
 class Variant(Data):
@@ -324,7 +330,13 @@ class ForbiddenOp(Data):
 
 
 class Scenario(Data):
-    """What the user wants, how it is done and what makes it hard."""
+    """What the user wants, how it is done and what makes it hard.
+
+    `offers` are operations that the world has although no gold step uses them, `forbid` those whose
+    bypass may be forbidden (None given: of any that is used), `omit` parameters that this world's
+    operations go without. `main`, `client` and `record` are where modules attach: the step that
+    they guard or follow, and references to the client's and the record's identifier.
+    """
 
     id: str
     levels: tuple[str, ...]
@@ -340,6 +352,7 @@ class Scenario(Data):
     record: str = ""
     success: bool = True
     omit: tuple[str, ...] = ()
+    offers: Texts = ()
     forbid: Texts = ()
     asks: Texts
     answer: Answer
@@ -381,6 +394,7 @@ class Level(Data):
     steps: tuple[int, int]
     facts: tuple[int, int]
     tools: tuple[int, int]
+    values: tuple[int, int]
     modules: tuple[int, int]
     distractors: tuple[int, int]
     styles: tuple[str, ...]

@@ -31,7 +31,7 @@ def choose(
     rng: Random, blueprint: Blueprint, used: Iterable[str], words: Mapping[str, str], *, mini: bool
 ) -> Forbidden:
     """A restriction that no gold plan breaks. Raises Unfit where the scenario allows none."""
-    used = list(dict.fromkeys(used))
+    used = list(dict.fromkeys((*used, *blueprint.scenario.offers)))
     options: list[Forbidden] = []
     scenario = blueprint.scenario
     omit = frozenset(scenario.omit)
@@ -56,14 +56,21 @@ def choose(
 
 
 def probe_arguments(
-    rng: Random, draft: Draft, blueprint: Blueprint, seeds: Seeds, surface: Surface
+    rng: Random,
+    draft: Draft,
+    blueprint: Blueprint,
+    seeds: Seeds,
+    surface: Surface,
+    likely: Mapping[str, Scalar],
 ) -> dict[str, Scalar]:
-    """Arguments with which the forbidden call may succeed in the initial state."""
+    """Arguments with which the forbidden call may succeed; `likely` ones are tried half the time."""
     arguments: dict[str, Scalar] = {}
     for key in draft.params:
         concept = blueprint.concepts[key]
         value: Scalar
-        if concept.id:
+        if surface.concept(key) in likely and rng.random() < 0.5:
+            value = likely[surface.concept(key)]
+        elif concept.id:
             value = rng.choice(seeds.rows[concept.id])["id"]
         elif concept.pool:
             value = rng.choice(blueprint.pools[concept.pool].values)

@@ -55,6 +55,12 @@ class Teller:
         """The template with words and variables; `{value}` stays."""
         return render(template, self.words, self._hole)
 
+    def answer(self, template: str) -> str:
+        """The template with words and variables; references to facts and results stay."""
+        return render(
+            template, self.words, lambda hole: self._hole(hole) or "{" + hole + "}"
+        )
+
     def _hole(self, hole: str) -> str | None:
         if not hole.startswith("$"):
             return None

@@ -122,9 +122,6 @@ def _about(concept: Concept, dressing: Dressing, rng: Random) -> str:
     if concept.measure:
         measure = dressing.measures[concept.measure]
         return f"{capitalised(measure.noun[0].singular)} in {measure.unit}."
-    if concept.pool and not dressing.enums:
-        values = dressing.pools[concept.pool].values
-        return f"One of: {', '.join(values)}."
     return ""
 
 

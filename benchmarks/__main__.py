@@ -1,0 +1,67 @@
+"""`make bench`: runs every benchmark, shows the figures and writes benchmarks/results.json.
+
+`python -m benchmarks NAME ...` runs some and writes nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import episodes, servers, sessions, synthesis, tool_calls
+from benchmarks.results import PATH, Result, write
+
+BENCHMARKS: dict[str, Callable[[Path], list[Result]]] = {
+    "tool_calls": tool_calls.measure,
+    "synthesis": synthesis.measure,
+    "episodes": episodes.measure,
+    "memory": sessions.measure_memory,
+    "reopening": sessions.measure_reopening,
+}
+
+
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(help=f"Some of {', '.join(BENCHMARKS)}. None: all.")
+    ] = None,
+) -> None:
+    """Measures against references on this machine."""
+    unknown = [name for name in names or () if name not in BENCHMARKS]
+    if unknown:
+        raise typer.BadParameter(f"no benchmark {unknown[0]}; there are {', '.join(BENCHMARKS)}")
+    console = Console()
+    if not servers.cores_differ():
+        console.print("Only one core: server and client share it, and rates are about half.")
+    results: list[Result] = []
+    for name in names or BENCHMARKS:
+        with console.status(name), tempfile.TemporaryDirectory() as folder:
+            measured = BENCHMARKS[name](Path(folder))
+        _show(console, measured)
+        results += measured
+    if not names:
+        write(results)
+        console.print(f"Written to {PATH}.")
+
+
+def _show(console: Console, results: Sequence[Result]) -> None:
+    table = Table(show_header=False)
+    for result in results:
+        colour = {None: "", True: "green", False: "red"}[result.reached]
+        table.add_row(
+            result.name,
+            f"{result.value:,.2f} {result.unit}",
+            f"{result.reference} ({result.reference_value:,.2f})",
+            f"ratio {result.ratio:.2f}",
+            style=colour,
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
