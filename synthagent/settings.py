@@ -112,8 +112,8 @@ class Settings(BaseSettings):
     """CPU threads of the policy engine. None means torch's own choice."""
 
     tokenize_reference_agents: bool = False
-    """Whether trajectories of reference agents carry the tokens that the policy model would read and
-    write for them, as demonstrations for supervised training. Needs the model's tokenizer only."""
+    """Whether trajectories of reference agents carry the tokens that the policy model would read
+    and write for them, as demonstrations for supervised training. Needs the tokenizer only."""
 
     model_cache: Path = Path("~/.cache/synthagent/models")
     """Folder in which converted models are kept. May be deleted; it is filled again."""

@@ -138,19 +138,24 @@ class ToolSession:
     async def _exchange(self, request: tool_pb2.SessionRequest) -> tool_pb2.SessionResponse:
         try:
             await self._stream.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            raise await self._ended() from None
+        try:
             response = await self._stream.read()
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
-        except asyncio.InvalidStateError:
-            # The stream ended before this message was written; its status says why.
-            raise await self._ended() from None
         if not isinstance(response, tool_pb2.SessionResponse):  # the end of the stream
             raise await self._ended()
         return response
 
     async def _ended(self) -> SynthAgentError:
+        """Why the stream ended."""
         try:
-            await self._stream
+            await self._stream.wait_for_connection()
         except grpc.aio.AioRpcError as error:
-            return from_rpc_error(error)
-        return BackendUnavailable("The tool service ended the session.")
+            # A message that cannot be written leaves INTERNAL where the connection broke; a status
+            # of the server's own has details.
+            broke = error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata()
+            if not broke:
+                return from_rpc_error(error)
+        return BackendUnavailable("The connection to the tool service ended.")

@@ -19,7 +19,7 @@ _STD_FLOOR = 1e-6  # keeps the division finite; far below any real spread
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """Mean and standard error of valid rewards (0 where undefined), their number, and INVALID ones."""
+    """Mean and standard error of valid rewards (0 where undefined) and how many there were."""
 
     mean: float
     sem: float

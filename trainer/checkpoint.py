@@ -21,7 +21,7 @@ from synthagent.errors import Corrupt
 from trainer.engine import TrainingEngine
 from trainer.weights import file_sha256
 
-Stage = Literal["start", "sft", "grpo", "done"]
+Stage = Literal["start", "sft", "grpo"]
 
 
 class Progress(BaseModel):
@@ -80,7 +80,9 @@ class Checkpoints:
         try:
             return Progress.model_validate(manifest.get("progress"))
         except ValidationError as error:
-            raise _damaged(folder / "manifest.json", "it does not hold a place to resume") from error
+            raise _damaged(
+                folder / "manifest.json", "it does not hold a place to resume"
+            ) from error
 
     def restore(self, engine: TrainingEngine) -> None:
         """Loads the latest checkpoint, verified by `read`, into a fresh engine, on all ranks."""

@@ -61,6 +61,9 @@ class RolloutSettings(Section):
     """host:port of the rollout service."""
     policy: str = "default"
     """Name of the policy to train and publish."""
+    first_policy_version: int = Field(default=0, ge=0)
+    """Version of the policy at the start. 0: the service samples with its initial weights. Above 0:
+    the initial weights are published under it first, as on a service that has served other runs."""
     timeout_seconds: float = Field(default=600.0, gt=0)
     """Deadline of a unary call; publishing waits until the engine has loaded the weights."""
     batch_timeout_seconds: float = Field(default=86_400.0, gt=0)
@@ -166,7 +169,7 @@ class GrpoSettings(Section):
     max_episode_tokens: int = Field(default=2048, ge=64)
     """Most tokens of an episode, prompt included."""
     max_staleness: int = Field(default=0, ge=0)
-    """Policy versions that a trajectory may be behind the step that trains on it. 0: synchronous."""
+    """Policy versions that a trajectory may be behind the step training on it. 0: synchronous."""
     reward_preset: Literal["paper", "paper_code"] = "paper"
     """How verdicts become rewards."""
 

@@ -56,7 +56,9 @@ class Scores:
 class Objective(Protocol):
     """Maps scores to a loss summed over tokens, and to sums worth reporting."""
 
-    def __call__(self, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def __call__(self, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sums over the row's targets."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Update:
     """One optimizer step, over all ranks.
 
     `loss` is the mean over policy tokens; `means` are the objective's other sums over that number;
-    `gradient_norm` is before clipping; `tokens` were computed, `policy_tokens` of them carried loss.
+    `gradient_norm` is before clipping; of the `tokens` computed, `policy_tokens` carried loss.
     """
 
     loss: float
@@ -98,7 +100,7 @@ def join_ranks(threads: int | None) -> Ranks:
         os.environ.update({key: str(value) for key, value in alone.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its progress is not the user's
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # no types there
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -139,12 +141,12 @@ class TrainingEngine:
         self.ranks = Ranks(comm.get_rank(), comm.get_world_size())
         self.device = self.deepspeed.device
 
-    def update(
-        self, rows: Sequence[Row], objective: Objective, *, learning_rate: float
-    ) -> Update:
+    def update(self, rows: Sequence[Row], objective: Objective, *, learning_rate: float) -> Update:
         """One optimizer step on the rows of all ranks. Raises TrainingDiverged."""
         started = time.perf_counter()
-        targets, tokens = self._sum([sum(len(r.targets) for r in rows), sum(r.tokens for r in rows)])
+        targets, tokens = self._sum(
+            [sum(len(r.targets) for r in rows), sum(r.tokens for r in rows)]
+        )
         if not targets:
             raise ValueError("an update needs at least one token that carries loss")
         sums: dict[str, Tensor] = {}
@@ -198,6 +200,12 @@ class TrainingEngine:
         else:
             yield parameter.data
 
+    def anywhere(self, condition: bool) -> bool:  # noqa: FBT001  # a question with one subject
+        """Whether `condition` holds on any rank."""
+        flag = torch.tensor([int(condition)], device=self.device)
+        comm.all_reduce(flag, op=comm.ReduceOp.MAX)
+        return bool(flag)
+
     def barrier(self) -> None:
         """Waits for all ranks."""
         comm.barrier()
@@ -242,7 +250,7 @@ class TrainingEngine:
 
 
 def deepspeed_config(settings: DeepSpeedSettings) -> dict[str, Any]:
-    """DeepSpeed's configuration. `step()` is the accumulation boundary, so rows may vary in number."""
+    """DeepSpeed's configuration. `step()` ends an accumulation, so rows may vary in number."""
     zero: dict[str, Any] = {"stage": settings.stage, "overlap_comm": False}
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Clipping:
-    """Bounds of the probability ratio: [1 - low, 1 + high]; `dual` bounds the loss of bad tokens."""
+    """Bounds of the probability ratio, [1 - low, 1 + high]; `dual` bounds bad tokens' loss."""
 
     low: float
     high: float

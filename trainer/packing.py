@@ -39,9 +39,13 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not len(self.token_ids) == len(self.policy_mask) == len(self.logprobs):
-            raise ValueError(f"sample {self.sample_id}: ids, mask and log-probabilities differ in length")
+            raise ValueError(
+                f"sample {self.sample_id}: ids, mask and log-probabilities differ in length"
+            )
         if self.prompt_tokens < 1 or self.policy_mask[: self.prompt_tokens].any():
-            raise ValueError(f"sample {self.sample_id}: must begin with a prompt without policy tokens")
+            raise ValueError(
+                f"sample {self.sample_id}: must begin with a prompt without policy tokens"
+            )
 
     @property
     def policy_tokens(self) -> int:
@@ -181,7 +185,9 @@ def _row(trees: Sequence[_Tree]) -> Row:
         trees=tuple(spans),
         predictors=np.concatenate(predictors),
         targets=np.concatenate([s.token_ids[s.policy_mask].astype(np.int64) for s in samples]),
-        old_logprobs=np.concatenate([s.logprobs[s.policy_mask].astype(np.float32) for s in samples]),
+        old_logprobs=np.concatenate(
+            [s.logprobs[s.policy_mask].astype(np.float32) for s in samples]
+        ),
         advantages=np.repeat(np.array([s.advantage for s in samples], dtype=np.float32), counts),
         sample_index=np.repeat(np.arange(len(samples)), counts),
         sample_ids=tuple(sample.sample_id for sample in samples),

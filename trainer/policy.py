@@ -7,7 +7,6 @@ chunk at a time, in the forward and in the backward pass, and only where a token
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from trainer.packing import TreeSpan
 ATTENTION = "packed_trees"
 
 
-def packed_attention(
+def packed_attention(  # noqa: PLR0917 - called by transformers, in its order
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -39,7 +38,10 @@ def packed_attention(
     result is [1, tokens, heads, width]. Expects `trees` among the keywords. Work grows with the
     sum of (prompt + branch) x branch, not with the square of the row.
     """
-    del attention_mask, dropout  # the trees say what attends to what; policies train without dropout
+    del (
+        attention_mask,
+        dropout,
+    )  # the trees say what attends to what; policies train without dropout
     trees: tuple[TreeSpan, ...] = kwargs["trees"]
     dtype = query.dtype
     if query.device.type == "cpu":
@@ -62,9 +64,7 @@ def packed_attention(
             values = torch.cat((prompt_value, value[:, :, branch]), dim=2)
             seen = torch.ones(end - start, keys.shape[2], dtype=torch.bool, device=query.device)
             seen = seen.tril(keys.shape[2] - (end - start))
-            pieces.append(
-                attend(query[:, :, branch], keys, values, attn_mask=seen, scale=scaling)
-            )
+            pieces.append(attend(query[:, :, branch], keys, values, attn_mask=seen, scale=scaling))
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous().to(dtype), None
 
 
@@ -89,11 +89,12 @@ def freeze_lower_layers(model: PreTrainedModel, trainable_layers: int | None) ->
 
     Frozen layers cost no backward pass, no activations and no optimizer state.
     """
-    layers = model.get_decoder().layers
+    decoder: Any = model.base_model
+    layers = decoder.layers
     if trainable_layers is None or trainable_layers >= len(layers):
         return
     model.requires_grad_(requires_grad=False)
-    for module in (*layers[-trainable_layers:], model.get_decoder().norm):
+    for module in (*layers[-trainable_layers:], decoder.norm):
         module.requires_grad_(requires_grad=True)
 
 
@@ -124,8 +125,7 @@ class PolicyScorer(nn.Module):
 
         `token_ids` and `position_ids` are [1, tokens].
         """
-        backbone: Callable[..., Any] = self.model.get_decoder()
-        hidden = backbone(
+        hidden = self.model.base_model(
             input_ids=token_ids, position_ids=position_ids, use_cache=False, trees=trees
         ).last_hidden_state[0]
         if not len(predictors):
@@ -136,7 +136,7 @@ class PolicyScorer(nn.Module):
         parts = [
             checkpoint(self._score, part, wanted, use_reentrant=False)
             for part, wanted in zip(
-                chosen.split(self.chunk), targets.split(self.chunk), strict=True
+                torch.split(chosen, self.chunk), torch.split(targets, self.chunk), strict=True
             )
         ]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

@@ -79,10 +79,19 @@ class RolloutLink:
         self._wait(self._client.create_run(run_id, spec))
 
     def evaluate(
-        self, run_id: str, spec: rollout_pb2.RunSpec, on_progress: OnProgress
+        self, run_id: str, spec: rollout_pb2.RunSpec, version: int, on_progress: OnProgress
     ) -> EvaluationResult:
-        """Runs every episode of `spec` and returns what they were worth."""
+        """Runs every episode of `spec` and returns what they were worth.
+
+        Raises PreconditionFailed where another version of the policy than `version` sampled.
+        """
         progress = self._wait(self._finish(run_id, spec, on_progress)).progress
+        sampled = self._wait(self._sampled_version(run_id))
+        if sampled not in {None, version}:
+            raise PreconditionFailed(
+                f"run {run_id} was sampled by policy version {sampled}, not {version}; set "
+                "rollout.first_policy_version above it, or start the services on a fresh database"
+            )
         return EvaluationResult(
             mean_reward=progress.mean_reward,
             reward_sem=progress.reward_sem,
@@ -148,6 +157,17 @@ class RolloutLink:
             raise Cancelled(f"run {run_id} was cancelled before its episodes had ended")
         return run
 
+    async def _sampled_version(self, run_id: str) -> int | None:
+        """Version of the policy in the run's first valid trajectory."""
+        async for item in self._client.list_trajectories(run_id):
+            if item.verdict.WhichOneof("outcome") == "reward":
+                trajectory = await self._client.get_trajectory(item.trajectory_id)
+                sampled = trajectory_pb2.TOKEN_SOURCE_POLICY
+                return next(
+                    (s.policy_version for s in trajectory.segments if s.source == sampled), None
+                )
+        return None
+
     async def _gold(
         self, run_id: str, spec: rollout_pb2.RunSpec, on_progress: OnProgress
     ) -> list[trajectory_pb2.Trajectory]:
@@ -166,9 +186,7 @@ class RolloutLink:
     ) -> list[list[Episode]]:
         groups: dict[str, list[Episode]] = {}
         expected = received = 0
-        async for item in self._client.stream_batch(
-            run_id, step, rank=rank, world_size=world_size
-        ):
+        async for item in self._client.stream_batch(run_id, step, rank=rank, world_size=world_size):
             if item.WhichOneof("item") == "header":
                 expected = item.header.rank_trajectories
                 continue

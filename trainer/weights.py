@@ -38,7 +38,7 @@ def write_weights(engine: TrainingEngine, path: Path) -> str:
 
 
 def write_version(engine: TrainingEngine, folder: Path, version: int) -> tuple[Path, str]:
-    """Writes policy version `version` into `folder`, forgetting older ones: its path and SHA-256."""
+    """Writes a version of the policy into `folder`, forgetting older ones: path and SHA-256."""
     path = (folder / f"policy-v{version:06d}.safetensors").resolve()
     digest = write_weights(engine, path)
     if engine.ranks.first:
@@ -48,7 +48,7 @@ def write_version(engine: TrainingEngine, folder: Path, version: int) -> tuple[P
 
 
 def export_model(engine: TrainingEngine, source: Path, target: Path) -> None:
-    """Writes a folder that transformers loads: the weights, with `source`'s config and tokenizer."""
+    """Writes a folder that transformers loads: weights, and `source`'s config and tokenizer."""
     write_weights(engine, target / "model.safetensors")
     if engine.ranks.first:
         for file in source.iterdir():

@@ -28,7 +28,7 @@ class RubricJudgeServicer(judge_pb2_grpc.RubricJudgeServicer):
         self._verdicts = metrics.verdicts
         self._max_events = max_events
 
-    async def Judge(  # noqa: N802, D102 - the contract names and documents it
+    async def Judge(  # noqa: D102 - the contract names and documents it
         self, request: judge_pb2.JudgeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> judge_pb2.JudgeResponse:
         async def compute() -> judge_pb2.JudgeResponse:

@@ -45,7 +45,7 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
         self._sessions = Sessions(max_sessions)
         self._calls = _CallCounter(metrics.tool_calls)
 
-    async def Session(  # type: ignore[override]  # noqa: N802, D102 - the contract names and documents it; grpc.aio takes a coroutine too
+    async def Session(  # type: ignore[override]  # noqa: D102 - the contract names and documents it; grpc.aio takes a coroutine too
         self, request_iterator: AsyncIterator[tool_pb2.SessionRequest], context: _Context
     ) -> None:
         first = await context.read()
@@ -93,7 +93,7 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
             result_message.state_hash = result.state_hash
             await write(response)
 
-    async def CallTool(  # noqa: N802, D102 - the contract names and documents it
+    async def CallTool(  # noqa: D102 - the contract names and documents it
         self, request: tool_pb2.CallToolRequest, context: _Context
     ) -> tool_pb2.CallToolResponse:
         history = _history(request.history)

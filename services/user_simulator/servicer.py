@@ -29,7 +29,7 @@ class UserSimulatorServicer(user_pb2_grpc.UserSimulatorServicer):
         self._max_events = max_events
         self._simulator = UserSimulator()
 
-    async def Reply(  # noqa: N802, D102 - the contract names and documents it
+    async def Reply(  # noqa: D102 - the contract names and documents it
         self, request: user_pb2.ReplyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> user_pb2.ReplyResponse:
         async def compute() -> user_pb2.ReplyResponse:

@@ -50,7 +50,8 @@ class Alternatives:
     def _candidates(
         self, step: PlanStep, name: str, value: JsonValue, results: Mapping[str, JsonValue]
     ) -> Iterator[JsonValue]:
-        yield from _first(_siblings(step.arguments.get(name), results), 1)
+        siblings = _siblings(step.arguments.get(name), results)
+        yield from _first((item for item in siblings if not equal(item, value)), 1)
         yield from _first(_after(self._enumeration(step.tool, name), value), 2)
         yield from _first(self._rows(value), 2)
         yield from _slightly_wrong(value)

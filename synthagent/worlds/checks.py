@@ -111,6 +111,12 @@ def evaluate(
     return tuple(evaluation.result(criterion) for criterion in task.criteria)
 
 
+def loses(task: Task, events: Sequence[Event], session: Session) -> bool:
+    """Whether any criterion is not satisfied: `evaluate` that stops at the first."""
+    evaluation = _Evaluation(task, read(events, session.initial_hash), session, {})
+    return not all(evaluation.result(criterion).satisfied for criterion in task.criteria)
+
+
 class _Evaluation:
     """One evaluation; results are kept because criteria may order themselves by each other."""
 

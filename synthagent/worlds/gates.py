@@ -16,7 +16,7 @@ import orjson
 from pydantic import JsonValue
 
 from synthagent.worlds.alternatives import Alternatives, equal
-from synthagent.worlds.checks import evaluate
+from synthagent.worlds.checks import evaluate, loses
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import CriterionResult, Event
 from synthagent.worlds.fidelity import infidelity
@@ -177,7 +177,7 @@ class Examination:
         self._need_engine()
         for run in self.runs:
             for step in run.plan.steps:
-                if not self.lost(self._without(run, step)):
+                if not self.loses(self._without(run, step)):
                     raise Failed(f"plan {run.plan.plan_id} needs no step {step.step_id}")
         return ""
 
@@ -204,7 +204,7 @@ class Examination:
                         if _is_gold(elsewhere, step.tool, name, other):
                             continue
                         swap = Swap(step.step_id, name, other)
-                        if not self.lost(self.vary(run.plan, swap=swap)):
+                        if not self.loses(self.vary(run.plan, swap=swap)):
                             raise Failed(
                                 f"plan {run.plan.plan_id}, step {step.step_id}: "
                                 f"{name} may be {other!r} instead of {value!r}"
@@ -286,9 +286,9 @@ class Examination:
         self.session.reset()
         return Performance(self.task, self.session)
 
-    def lost(self, events: Sequence[Event]) -> list[str]:
-        """Criteria that the last performance does not satisfy."""
-        return _lost(self._evaluate(events))
+    def loses(self, events: Sequence[Event]) -> bool:
+        """Whether the last performance misses a criterion."""
+        return loses(self._rubric, events, self.session)
 
     def _evaluate(self, events: Sequence[Event]) -> tuple[CriterionResult, ...]:
         return evaluate(self._rubric, events, self.session)

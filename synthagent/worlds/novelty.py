@@ -10,6 +10,7 @@ nothing but the text, so every process finds the same duplicates.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from datasketch import MinHash, MinHashLSH
 
 from synthagent.worlds.spec import Task, normalise
 
-TASK_THRESHOLD = 0.85
+TASK_THRESHOLD = 0.8
 ITEM_THRESHOLD = 0.6
-_PERMUTATIONS = 64
+_PERMUTATIONS = 128
 
 
 class NoveltyError(ValueError):
@@ -42,8 +43,8 @@ class NoveltyIndex:
     """Finds near-duplicates among what was added. Not safe for use by several threads."""
 
     def __init__(self) -> None:
-        self._tasks = _Shelf(TASK_THRESHOLD, words=3)
-        self._items = _Shelf(ITEM_THRESHOLD, words=2)
+        self._tasks = _Shelf(TASK_THRESHOLD, words=3, bands=(16, 8))
+        self._items = _Shelf(ITEM_THRESHOLD, words=2, bands=(32, 4))
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -85,12 +86,16 @@ class NoveltyIndex:
 
 
 class _Shelf:
-    """MinHashes of one kind of text."""
+    """MinHashes of one kind of text.
 
-    def __init__(self, threshold: float, *, words: int) -> None:
+    `bands` (bands, rows) make candidates of more than 95% of the pairs at the threshold; each
+    candidate is then compared by all permutations.
+    """
+
+    def __init__(self, threshold: float, *, words: int, bands: tuple[int, int]) -> None:
         self._threshold = threshold
         self._words = words
-        self._lsh = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        self._lsh = MinHashLSH(num_perm=_PERMUTATIONS, params=bands)
         self._hashes: dict[str, MinHash] = {}
 
     def __len__(self) -> int:
@@ -111,11 +116,12 @@ class _Shelf:
                 yield Neighbour(name, similarity, is_item)
 
 
+_WORD = re.compile(r"\w+")
 _BLANK = MinHash(num_perm=_PERMUTATIONS, hashfunc=zlib.crc32)
 
 
 def _min_hash(text: str, words: int) -> MinHash:
-    parts = normalise(text).split()
+    parts = _WORD.findall(normalise(text))
     shingles = {" ".join(parts[i : i + words]) for i in range(max(len(parts) - words + 1, 1))}
     result = _BLANK.copy()
     result.update_batch([shingle.encode() for shingle in sorted(shingles)])

@@ -182,10 +182,10 @@ def _check_needed(examination: Examination) -> None:
     for run in examination.runs:
         plan = run.plan
         used = {fact_id for step in plan.steps for fact_id in step.references("$fact")}
-        if used and not examination.lost(examination.vary(plan, ask=False)):
+        if used and not examination.loses(examination.vary(plan, ask=False)):
             raise Failed(f"plan {plan.plan_id} earns everything without asking the user")
         for fact_id in sorted(used):
             for other in examination.alternatives.of_value(examination.facts[fact_id]):
                 facts = {**examination.facts, fact_id: other}
-                if not examination.lost(examination.vary(plan, facts=facts)):
+                if not examination.loses(examination.vary(plan, facts=facts)):
                     raise Failed(f"fact {fact_id} may be {other!r} and nothing is lost")

@@ -6,7 +6,7 @@ What follows lives in the sequence's own slot of `Slots`, and stays there from t
 
 Memory: a prefix takes exactly its length. Slots share one capacity, which grows with the longest
 of them and never shrinks; both are bounded by `max sequences x max tokens`. One token takes
-layers x kv_heads x head_dim x 2 values (23 kB in bfloat16 and 46 kB in float32 for SmolLM2-135M).
+layers x kv_heads x head_dim x 2 values (46 kB in float32 for SmolLM2-135M).
 
 Keys are stored transposed, [..., head_dim, token], as the scores' product wants them. Unused places
 hold zeros, never leftovers that are not numbers: they are masked, but 0 x NaN is NaN. Not thread

@@ -103,8 +103,8 @@ class PolicyEngine:
         or a closed answer, and with "length" at max_tokens or where the sequence is full.
         `temperature` 0 is greedy; `top_p` in (0, 1]. Raises InvalidInput (values, unknown token
         id, sequence not open), PreconditionFailed (the sequence is in a turn), LimitExceeded
-        (`append` leaves no room), PolicyFault (the engine failed). After an error or cancellation the
-        sequence is as it was before the call.
+        (`append` leaves no room), PolicyFault (the engine failed). After an error or a
+        cancellation the sequence is as it was before the call.
         """
         self._check_ids(append)
         if key not in self._slots:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,6 +27,8 @@ from synthagent.errors import Corrupt, InvalidInput, NotFound
 
 Project = Callable[[Tensor], Tensor]
 """Multiplies rows [n, in] by a weight matrix: [n, out]."""
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 _PACK_ROWS = 32
 """Rows for which the packed layout is chosen: a full decode batch. Others work as well."""
@@ -120,55 +123,74 @@ class Weights:
     head: Project
 
 
-def read_state(path: Path, architecture: Architecture) -> dict[str, Tensor]:
-    """Reads a safetensors file with the full state dict of the model, on the CPU.
+class StateFile:
+    """A safetensors file with the full state dict of a model, checked as a whole.
 
+    Tensors are read one by one and not mapped: a mapped file would count as memory of the process.
     Raises NotFound where there is no such file, Corrupt where it is unreadable, lacks a tensor,
-    has one too many, one of another shape, or one with a value that is not finite.
+    has an unknown one or one of another shape.
     """
-    if not path.is_file():
-        raise NotFound(f"no weights file {path}")
-    expected = architecture.shapes()
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if architecture.tied:
-                found.pop("lm_head.weight", None)  # the embedding once more
-            _check_shapes(path, found, expected)
-            state = {name: file.get_tensor(name) for name in expected}
-    except SafetensorError as error:
-        raise Corrupt(f"weights file {path} is damaged: {error}") from error
-    for name, tensor in state.items():
+
+    def __init__(self, path: Path, architecture: Architecture) -> None:
+        if not path.is_file():
+            raise NotFound(f"no weights file {path}")
+        self._path = path
+        try:
+            with safe_open(path, framework="pt"):
+                pass  # checks the header against the size of the file
+        except SafetensorError as error:
+            raise Corrupt(f"weights file {path} is damaged: {error}") from error
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            self._header: dict[str, Any] = json.loads(file.read(length))
+        self._start = 8 + length
+        self._header.pop("__metadata__", None)
+        if architecture.tied:
+            self._header.pop("lm_head.weight", None)  # the embedding once more
+        self._check(architecture.shapes())
+
+    def _check(self, expected: dict[str, tuple[int, ...]]) -> None:
+        found, path = self._header, self._path
+        if lacking := sorted(expected.keys() - found.keys()):
+            raise Corrupt(f"weights file {path} lacks {len(lacking)} tensors: {lacking[0]}, ...")
+        if unknown := sorted(found.keys() - expected.keys()):
+            raise Corrupt(f"weights file {path} has {len(unknown)} unknown tensors: {unknown[0]}")
+        for name, shape in expected.items():
+            entry = found[name]
+            if tuple(entry["shape"]) != shape:
+                raise Corrupt(f"weights file {path}: {name} is {entry['shape']}, not {list(shape)}")
+            if entry["dtype"] not in _DTYPES:
+                raise Corrupt(
+                    f"weights file {path}: {name} is of type {entry['dtype']}, "
+                    f"not one of {', '.join(_DTYPES)}"
+                )
+
+    def read(self, name: str) -> Tensor:
+        """One tensor. Raises Corrupt where a value is not finite."""
+        entry = self._header[name]
+        begin, end = entry["data_offsets"]
+        data = np.fromfile(self._path, np.uint8, end - begin, offset=self._start + begin)
+        if len(data) != end - begin:
+            raise Corrupt(f"weights file {self._path} ends within {name}")
+        tensor = torch.from_numpy(data).view(_DTYPES[entry["dtype"]]).view(entry["shape"])
         if not bool(torch.isfinite(tensor).all()):
-            raise Corrupt(f"weights file {path}: {name} holds values that are not finite")
-    return state
-
-
-def _check_shapes(
-    path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
-) -> None:
-    if lacking := sorted(expected.keys() - found.keys()):
-        raise Corrupt(f"weights file {path} lacks {len(lacking)} tensors, first {lacking[0]}")
-    if unknown := sorted(found.keys() - expected.keys()):
-        raise Corrupt(f"weights file {path} has {len(unknown)} unknown tensors, first {unknown[0]}")
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise Corrupt(f"weights file {path}: {name} is {list(found[name])}, not {list(shape)}")
+            raise Corrupt(f"weights file {self._path}: {name} holds values that are not finite")
+        return tensor
 
 
 def build_weights(
-    state: dict[str, Tensor], architecture: Architecture, dtype: torch.dtype, device: torch.device
+    state: StateFile, architecture: Architecture, dtype: torch.dtype, device: torch.device
 ) -> Weights:
-    """Casts, fuses and packs a checked state dict. Takes tensors out of it to bound memory."""
+    """Reads, casts, fuses and packs all weights. Raises Corrupt where a value is not finite."""
 
     def project(*names: str) -> Project:
         matrix = (
-            torch.cat([state.pop(name) for name in names]) if names[1:] else state.pop(names[0])
+            torch.cat([state.read(name) for name in names]) if names[1:] else state.read(names[0])
         )
         return _packed(matrix.to(device, dtype))
 
     def norm(name: str) -> Tensor:
-        return state.pop(name).to(device, torch.float32)
+        return state.read(name).to(device, torch.float32)
 
     layers = []
     for number in range(architecture.layers):
@@ -186,8 +208,8 @@ def build_weights(
                 down=project(feed_forward + "down_proj.weight"),
             )
         )
-    embedding = state.pop("model.embed_tokens.weight")
-    head = embedding if architecture.tied else state.pop("lm_head.weight")
+    embedding = state.read("model.embed_tokens.weight")
+    head = embedding if architecture.tied else state.read("lm_head.weight")
     return Weights(
         embedding=embedding.to(device, dtype, copy=True),
         layers=tuple(layers),

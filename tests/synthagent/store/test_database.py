@@ -1,12 +1,10 @@
 import asyncio
-import os
 import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -166,11 +164,14 @@ async def test_a_full_disk_loses_nothing_and_recovers(database_url: str) -> None
     await store.close()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
+async def test_a_database_that_may_only_be_read_says_so(database_url: str) -> None:
+    upgrade(database_url)
+    path = database_url.removeprefix("sqlite:///")
+    store = Store(f"sqlite:///file:{path}?mode=ro&uri=true")
+    assert await store.read(versions) == []
     with pytest.raises(StorageFull, match="permissions"):
-        upgrade(f"sqlite:///{tmp_path}/synthagent.db")
+        await store.write(lambda c: put(c, 1))
+    await store.close()
 
 
 def test_what_was_acknowledged_survives_kill_9(database_url: str) -> None:

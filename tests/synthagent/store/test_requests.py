@@ -72,7 +72,7 @@ async def test_between_processes_the_first_answer_wins(store: Store, database_ur
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-async def test_other_content_is_refused(store: Store, at_once: bool) -> None:
+async def test_other_content_is_refused(store: Store, *, at_once: bool) -> None:
     simulator = Simulator()
     first = asyncio.create_task(ask(store, simulator, "a"))
     await (asyncio.sleep(0) if at_once else first)

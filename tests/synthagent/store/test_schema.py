@@ -49,12 +49,12 @@ def test_upgrading_again_changes_nothing(database_url: str) -> None:
 
 def test_processes_that_start_together_take_turns(database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
-    starters = [context.Process(target=upgrade, args=(database_url,)) for _ in range(4)]
+    starters = [context.Process(target=upgrade, args=(database_url,)) for _ in range(2)]
     for starter in starters:
         starter.start()
     for starter in starters:
         starter.join()
-    assert [starter.exitcode for starter in starters] == [0, 0, 0, 0]
+    assert [starter.exitcode for starter in starters] == [0, 0]
     check_current(database_url)
 
 

@@ -34,7 +34,7 @@ def called(*any_of, **more):
     return {"check": {"kind": "called", "any_of": list(any_of), **more}}
 
 
-def test_state_rests_on_what_changed_it():
+def test_state_rests_on_what_changed_it() -> None:
     holds = {"check": {"kind": "state", "sql": "SELECT count(*) = 2 FROM booking"}}
     result = check(holds, ("find_member", FIND), ("book_court", BOOK))
     assert result.satisfied
@@ -54,19 +54,19 @@ def test_state_rests_on_what_changed_it():
         ({"tool": "book_court", "error_code": "court_closed"}, False),
     ],
 )
-def test_called_matches_tool_arguments_and_error(matcher, satisfied):
+def test_called_matches_tool_arguments_and_error(matcher: Data, satisfied: Any) -> None:
     result = check(called(matcher), ("book_court", BOOK), ("book_court", BOOK))
     assert result.satisfied is satisfied
     assert bool(result.evidence) is satisfied
 
 
-def test_failed_calls_count_only_where_asked_for():
+def test_failed_calls_count_only_where_asked_for() -> None:
     bad = ("book_court", BOOK | {"court_id": "C-99"})
     assert not check(called({"tool": "book_court"}), bad).satisfied
     assert check(called({"tool": "book_court", "count_failed": True}), bad).satisfied
 
 
-def test_called_counts_and_orders():
+def test_called_counts_and_orders() -> None:
     twice = called({"tool": "find_member"}, min_count=2)
     assert not check(twice, ("find_member", FIND)).satisfied
     assert check(twice, ("find_member", FIND), ("find_member", FIND)).evidence == (0, 2)
@@ -77,8 +77,8 @@ def test_called_counts_and_orders():
     assert not check(called({"tool": "book_court"}, after_criterion_id="mine")).satisfied
 
 
-def test_an_absent_argument_counts_as_its_default():
-    def with_default(data):
+def test_an_absent_argument_counts_as_its_default() -> None:
+    def with_default(data: Data) -> None:
         data["world"]["tools"][0]["input_schema"]["properties"]["limit"] = {
             "type": "integer",
             "default": 5,
@@ -100,7 +100,7 @@ def test_an_absent_argument_counts_as_its_default():
             assert evaluate(task, performance.finish("."), session)[-1].satisfied is satisfied
 
 
-def test_forbidden_calls_and_states():
+def test_forbidden_calls_and_states() -> None:
     by_call = {
         "section": "policy",
         "check": {"kind": "forbidden", "calls": [{"tool": "force_booking"}]},
@@ -118,7 +118,7 @@ def test_forbidden_calls_and_states():
     assert check(by_call, failed).satisfied
 
 
-def test_asked_needs_the_reveal_before_any_use():
+def test_asked_needs_the_reveal_before_any_use() -> None:
     asked = {"section": "interaction", "check": {"kind": "asked", "fact_id": "day"}}
     assert not check(asked).satisfied
     assert check(asked, "day").satisfied
@@ -132,7 +132,7 @@ def test_asked_needs_the_reveal_before_any_use():
     assert check(asked, ("book_court", BOOK | {"day": "monday"}), "day").satisfied
 
 
-def test_answer_needs_every_value_and_one_phrase():
+def test_answer_needs_every_value_and_one_phrase() -> None:
     data = {"check": {"kind": "answer", "values": ["B-902", 1200], "any_of": ["booked", "done"]}}
     assert check(data, answer="Booked as b-902 for 1,200.00.").satisfied
     assert not check(data, answer="Booked as B-902.").satisfied
@@ -140,14 +140,14 @@ def test_answer_needs_every_value_and_one_phrase():
     assert check(data, answer="Done: B-902, 1200").evidence == (0,)
 
 
-def test_no_answer_satisfies_no_answer_check():
+def test_no_answer_satisfies_no_answer_check() -> None:
     task = changed(lambda data: None)
     with IMAGE.open() as session:
         results = evaluate(task, [], session)
         assert [r.satisfied for r in results if r.criterion_id == "told_booking"] == [False]
 
 
-def test_judged_needs_the_judgement_of_a_model():
+def test_judged_needs_the_judgement_of_a_model() -> None:
     data = {"check": {"kind": "judged", "question": "Was it polite?"}}
     with pytest.raises(JudgementMissing, match="mine"):
         check(data)
@@ -155,7 +155,7 @@ def test_judged_needs_the_judgement_of_a_model():
     assert check(data, judged={"mine": given}) == given
 
 
-def test_results_stand_in_the_order_of_the_rubric():
+def test_results_stand_in_the_order_of_the_rubric() -> None:
     task = changed(lambda data: criterion(data, "booked").update(criterion_id="renamed"))
     with IMAGE.open() as session:
         results = evaluate(task, [], session)

@@ -20,7 +20,7 @@ def one_call(made: World, arguments: str = "{}"):
         return session.call("act", arguments)
 
 
-def test_call_changes_the_state_and_the_hash():
+def test_call_changes_the_state_and_the_hash() -> None:
     with IMAGE.open() as session:
         result = session.call(*BOOK)
         assert result.ok
@@ -56,7 +56,9 @@ def test_call_changes_the_state_and_the_hash():
         ("book_court", BOOK[1].replace("C-11", "C-14"), "court_closed", "Court C-14 is not open."),
     ],
 )
-def test_bad_input_is_a_tool_error_that_changes_nothing(tool, arguments, code, says):
+def test_bad_input_is_a_tool_error_that_changes_nothing(
+    tool: str, arguments: str, code: str, says: str
+) -> None:
     with IMAGE.open() as session:
         result = session.call(tool, arguments)
         assert not result.ok
@@ -69,7 +71,7 @@ def test_bad_input_is_a_tool_error_that_changes_nothing(tool, arguments, code, s
         assert session.call(*BOOK).ok  # and the session goes on
 
 
-def test_business_error_after_a_change_rolls_it_back():
+def test_business_error_after_a_change_rolls_it_back() -> None:
     made = world(
         executes("DELETE FROM item"),
         requires("SELECT 1 AS one FROM item"),
@@ -82,7 +84,7 @@ def test_business_error_after_a_change_rolls_it_back():
         assert session.predicate("SELECT count(*) = 3 FROM item")
 
 
-def test_defaults_absent_arguments_and_structures_are_bound():
+def test_defaults_absent_arguments_and_structures_are_bound() -> None:
     made = world(returns("SELECT :a AS a, :n AS n, :x AS x"))
     row = json.loads(one_call(made).result)["rows"][0]
     assert row == {"a": None, "n": 5, "x": None}
@@ -90,14 +92,14 @@ def test_defaults_absent_arguments_and_structures_are_bound():
     assert row == {"a": None, "n": 7, "x": '[1,{"b":2}]'}
 
 
-def test_numbers_beyond_64_bits_are_refused():
+def test_numbers_beyond_64_bits_are_refused() -> None:
     made = world(returns("SELECT :x AS x"))
     assert one_call(made, '{"x":9223372036854775808}').error_code == "invalid_arguments"
     assert one_call(made, '{"x":9223372036854775807}').ok
     assert one_call(made, '{"n":1e300}').error_code == "invalid_arguments"
 
 
-def test_columns_of_a_require_are_parameters_of_later_statements():
+def test_columns_of_a_require_are_parameters_of_later_statements() -> None:
     made = world(
         requires("SELECT name AS found FROM item WHERE id = :n", "No item {n}."),
         returns("SELECT :found AS found", "row"),
@@ -106,20 +108,20 @@ def test_columns_of_a_require_are_parameters_of_later_statements():
     assert json.loads(one_call(made, '{"n":9}').result)["error"]["message"] == "No item 9."
 
 
-def test_tools_without_a_program_are_not_available_here():
+def test_tools_without_a_program_are_not_available_here() -> None:
     made = world(returns("SELECT 1 AS one"))
     data = made.model_dump(mode="json")
     data["tools"][0]["behaviour"] = {"kind": "simulated"}
     assert one_call(World.model_validate(data)).error_code == "not_available"
 
 
-def test_constraints_are_tool_errors():
+def test_constraints_are_tool_errors() -> None:
     made = world(executes("INSERT INTO item VALUES (:n, 'x', 1)"), returns("SELECT 1 AS one"))
     assert one_call(made, '{"n":1}').error_code == "constraint_violated"
     assert one_call(made, '{"n":10}').ok
 
 
-def test_hash_keeps_types_apart_and_ignores_the_order_of_rows():
+def test_hash_keeps_types_apart_and_ignores_the_order_of_rows() -> None:
     def digest(rows: list[list[object]], kind: str, *, key: bool = False) -> str:
         columns = [{"name": "a", "type": kind, "nullable": not key, "primary_key": key}]
         data = world(returns("SELECT 1 AS one")).model_dump(mode="json")
@@ -139,7 +141,7 @@ def test_hash_keeps_types_apart_and_ignores_the_order_of_rows():
     assert digest([["b"], ["a"]], "text", key=True) == digest([["a"], ["b"]], "text", key=True)
 
 
-def test_hash_returns_when_the_content_does():
+def test_hash_returns_when_the_content_does() -> None:
     made = world(executes("UPDATE item SET name = :a WHERE id = 1"), returns("SELECT 1 AS one"))
     image = compile_world(made)
     with image.open() as session:
@@ -147,7 +149,7 @@ def test_hash_returns_when_the_content_does():
         assert session.call("act", '{"a":"item 1"}').state_hash == image.initial_hash
 
 
-def test_replay_reopens_a_session():
+def test_replay_reopens_a_session() -> None:
     calls = [("find_member", '{"name":"Li Wen"}'), BOOK, ("nope", "{"), BOOK]
     with IMAGE.open() as one, IMAGE.open() as other:
         for call in calls:
@@ -157,7 +159,7 @@ def test_replay_reopens_a_session():
         assert one.calls == other.calls == 4
 
 
-def test_rehearsal_goes_back_and_answers_as_a_session_does():
+def test_rehearsal_goes_back_and_answers_as_a_session_does() -> None:
     with IMAGE.open() as session, IMAGE.rehearse() as rehearsal:
         calls = [BOOK, BOOK, ("find_courts", '{"court_type":"clay"}'), ("x", "")]
         expected = [session.call(*call) for call in calls]
@@ -168,7 +170,7 @@ def test_rehearsal_goes_back_and_answers_as_a_session_does():
             assert rehearsal.predicate("SELECT count(*) = 1 FROM booking")
 
 
-def test_a_closed_session_is_a_fault_of_ours():
+def test_a_closed_session_is_a_fault_of_ours() -> None:
     session = IMAGE.open()
     session.close()
     session.close()
@@ -227,7 +229,7 @@ REFUSED_SQL = [
 
 
 @pytest.mark.parametrize("sql", REFUSED_SQL)
-def test_refused_statements_do_not_compile(sql):
+def test_refused_statements_do_not_compile(sql: str) -> None:
     with pytest.raises(WorldError) as caught:
         compile_world(world(returns(sql)))
     assert caught.value.where == "tool act, statement 0"
@@ -245,7 +247,7 @@ def test_refused_statements_do_not_compile(sql):
         "ATTACH ':memory:' AS other",
     ],
 )
-def test_refused_changes_do_not_compile(sql):
+def test_refused_changes_do_not_compile(sql: str) -> None:
     with pytest.raises(WorldError):
         compile_world(world(executes(sql), returns("SELECT 1 AS one")))
 
@@ -260,7 +262,7 @@ def test_refused_changes_do_not_compile(sql):
         "SELECT id AS a FROM item WHERE id IS NOT DISTINCT FROM (SELECT 1)",
     ],
 )
-def test_ordinary_statements_compile(sql):
+def test_ordinary_statements_compile(sql: str) -> None:
     assert one_call(world(returns(sql)), '{"x":[1]}').ok
 
 
@@ -285,7 +287,7 @@ CROSS = "item a, item b, item c, item d"
         ("SELECT id AS n FROM item WHERE name LIKE format('%500d', 1)", "execution_failed"),
     ],
 )
-def test_limits_end_a_call_and_not_the_session(sql, code):
+def test_limits_end_a_call_and_not_the_session(sql: str, code: str) -> None:
     with compile_world(world(returns(sql), rows=1000)).open() as session:
         before = session.state_hash
         for _ in range(3):
@@ -294,7 +296,7 @@ def test_limits_end_a_call_and_not_the_session(sql, code):
             assert result.state_hash == before
 
 
-def test_a_limit_in_the_middle_of_a_change_undoes_only_that_call():
+def test_a_limit_in_the_middle_of_a_change_undoes_only_that_call() -> None:
     made = world(
         executes("UPDATE item SET name = name || :a WHERE id < :n"),
         executes(f"INSERT INTO item SELECT a.id + 1000000, 'x', 1 FROM {CROSS} WHERE :n = 9"),
@@ -309,7 +311,7 @@ def test_a_limit_in_the_middle_of_a_change_undoes_only_that_call():
         assert session.predicate("SELECT count(*) = 5 FROM item WHERE name LIKE '%!'")
 
 
-def test_the_database_cannot_grow_without_bound():
+def test_the_database_cannot_grow_without_bound() -> None:
     made = world(
         executes("INSERT INTO item SELECT max(id) + 1, format('%8000d', 1), 1 FROM item"),
         returns("SELECT 1 AS one"),
@@ -322,12 +324,12 @@ def test_the_database_cannot_grow_without_bound():
         assert codes[full:] == ["database_full"] * (200 - full)
 
 
-def test_text_that_is_no_unicode_cannot_be_stored():
+def test_text_that_is_no_unicode_cannot_be_stored() -> None:
     made = world(executes("UPDATE item SET name = CAST(x'ff' AS TEXT)"), returns("SELECT 1 AS one"))
     assert one_call(made).error_code == "execution_failed"
 
 
-def test_the_instruction_budget_does_not_depend_on_earlier_calls():
+def test_the_instruction_budget_does_not_depend_on_earlier_calls() -> None:
     # The count of instructions crosses the budget somewhere in these sizes; a warm session and a
     # fresh one must agree on where.
     made = world(
@@ -347,7 +349,7 @@ def test_the_instruction_budget_does_not_depend_on_earlier_calls():
     assert set(alone) == {"", "statement_limit"}
 
 
-def test_a_slow_host_is_a_fault_and_no_tool_error(monkeypatch):
+def test_a_slow_host_is_a_fault_and_no_tool_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "WALL_SECONDS", -1.0)
     with compile_world(world(returns(f"SELECT count(*) AS n FROM {CROSS}"), rows=100)).open() as s:
         with pytest.raises(EngineFault):
@@ -358,7 +360,7 @@ def test_a_slow_host_is_a_fault_and_no_tool_error(monkeypatch):
     ("column", "value"),
     [("id", "1"), ("id", 1.5), ("id", 2**63), ("id", None), ("id", 0), ("name", 5), ("price", "x")],
 )
-def test_a_bad_seed_row_is_named(column, value):
+def test_a_bad_seed_row_is_named(column: str, value: Any) -> None:
     data = world(returns("SELECT 1 AS one")).model_dump(mode="json")
     row = {"id": 7, "name": "x", "price": 1.0} | {column: value}
     data["tables"][0]["rows"] = [[0, "x", 1.0], list(row.values())]
@@ -367,14 +369,14 @@ def test_a_bad_seed_row_is_named(column, value):
 
 
 @pytest.mark.parametrize("name", ["sqlite_master", "sqlite_x"])
-def test_reserved_table_names_are_refused(name):
+def test_reserved_table_names_are_refused(name: str) -> None:
     data = world(returns("SELECT 1 AS one")).model_dump(mode="json")
     data["tables"][0]["name"] = name
     with pytest.raises(WorldError, match=f"table {name}"):
         compile_world(World.model_validate(data))
 
 
-def test_names_that_are_keywords_are_only_names():
+def test_names_that_are_keywords_are_only_names() -> None:
     data = world(returns('SELECT "order" AS a FROM "select"')).model_dump(mode="json")
     data["tables"][0] |= {
         "name": "select",
@@ -384,7 +386,7 @@ def test_names_that_are_keywords_are_only_names():
     assert one_call(World.model_validate(data)).ok
 
 
-def test_predicates_only_read():
+def test_predicates_only_read() -> None:
     with IMAGE.open() as session:
         for sql in ("DELETE FROM court", "PRAGMA user_version", "SELECT :a", "SELECT 'yes'", "x"):
             with pytest.raises(WorldError):
@@ -396,10 +398,78 @@ def test_predicates_only_read():
 
 
 SQL_WORDS = st.sampled_from(
-    "SELECT FROM item WHERE id name price , ( ) * = < 1 'x' :a :n :x AND OR NOT IN EXISTS UNION ALL "
-    "ORDER BY LIMIT GROUP HAVING JOIN ON USING AS a INSERT INTO VALUES UPDATE SET DELETE RETURNING "
-    "count( max( format( group_concat( json_each( '%500d' CASE WHEN THEN END || + - % LIKE NULL "
-    'PRAGMA ATTACH sqlite_master WITH RECURSIVE ; -- /* " ` [ ]'.split(" ")
+    [
+        "SELECT",
+        "FROM",
+        "item",
+        "WHERE",
+        "id",
+        "name",
+        "price",
+        ",",
+        "(",
+        ")",
+        "*",
+        "=",
+        "<",
+        "1",
+        "'x'",
+        ":a",
+        ":n",
+        ":x",
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "EXISTS",
+        "UNION",
+        "ALL",
+        "ORDER",
+        "BY",
+        "LIMIT",
+        "GROUP",
+        "HAVING",
+        "JOIN",
+        "ON",
+        "USING",
+        "AS",
+        "a",
+        "INSERT",
+        "INTO",
+        "VALUES",
+        "UPDATE",
+        "SET",
+        "DELETE",
+        "RETURNING",
+        "count(",
+        "max(",
+        "format(",
+        "group_concat(",
+        "json_each(",
+        "'%500d'",
+        "CASE",
+        "WHEN",
+        "THEN",
+        "END",
+        "||",
+        "+",
+        "-",
+        "%",
+        "LIKE",
+        "NULL",
+        "PRAGMA",
+        "ATTACH",
+        "sqlite_master",
+        "WITH",
+        "RECURSIVE",
+        ";",
+        "--",
+        "/*",
+        '"',
+        "`",
+        "[",
+        "]",
+    ]
 )
 
 
@@ -409,7 +479,7 @@ SQL_WORDS = st.sampled_from(
     verb=st.sampled_from(["SELECT 1 AS a", "SELECT id AS a FROM item", "DELETE FROM item", ""]),
     arguments=st.text(max_size=20) | st.just('{"a":"x","n":3}'),
 )
-def test_no_statement_escapes_its_limits(words, verb, arguments):
+def test_no_statement_escapes_its_limits(words: list[str], verb: str, arguments: str) -> None:
     sql = " ".join([verb, *words]) or "SELECT 1 AS a"
     program = [executes(sql), returns("SELECT 1 AS a")] if "DELETE" in verb else [returns(sql)]
     try:
@@ -447,7 +517,7 @@ CALLS = st.lists(
 
 @settings(max_examples=100, deadline=2000)
 @given(calls=CALLS)
-def test_replay_of_any_calls_gives_the_same_results_and_state(calls):
+def test_replay_of_any_calls_gives_the_same_results_and_state(calls: list[tuple[str, str]]) -> None:
     with IMAGE.open() as one, IMAGE.open() as other, IMAGE.rehearse() as third:
         first = [one.call(*call) for call in calls]
         assert [other.call(*call) for call in calls] == first
@@ -457,7 +527,7 @@ def test_replay_of_any_calls_gives_the_same_results_and_state(calls):
         assert one.state_hash == other.state_hash == third.state_hash
 
 
-def test_a_thousand_sessions_are_small():
+def test_a_thousand_sessions_are_small() -> None:
     # SQLite's own count of its memory, which no other allocation of the process blurs.
     probe = sqlite3.connect(":memory:")
     used = probe.execute("PRAGMA hard_heap_limit").fetchone()[0]

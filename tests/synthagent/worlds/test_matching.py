@@ -22,7 +22,7 @@ from synthagent.worlds.matching import contains, same, uses
         ("It is 0.5 km", 0.5),
     ],
 )
-def test_contained(text, value):
+def test_contained(text: str, value: Any) -> None:
     assert contains(text, value)
 
 
@@ -45,7 +45,7 @@ def test_contained(text, value):
         ("no", True),
     ],
 )
-def test_not_contained(text, value):
+def test_not_contained(text: str, value: Any) -> None:
     assert not contains(text, value)
 
 
@@ -64,11 +64,11 @@ def test_not_contained(text, value):
         ([1], 1, False),
     ],
 )
-def test_same(value, expected, equal):
+def test_same(value: Any, expected: Any, equal: bool) -> None:
     assert same(value, expected) is equal
 
 
-def test_use_of_a_value_is_found_anywhere():
+def test_use_of_a_value_is_found_anywhere() -> None:
     assert uses({"a": {"b": ["for Tom Achterberg"]}}, "tom achterberg")
     assert uses({"a": [3]}, 3.0)
     assert uses({"a": True}, True)
@@ -79,7 +79,7 @@ def test_use_of_a_value_is_found_anywhere():
 
 
 @given(number=st.integers(-(10**12), 10**12))
-def test_a_number_is_found_in_every_format(number):
+def test_a_number_is_found_in_every_format(number: int) -> None:
     for text in (f"{number}", f"{number:,}", f"{number}.0", f"It is {number:,}, I think."):
         assert contains(text, number)
     assert not contains(f"{number}7", number)

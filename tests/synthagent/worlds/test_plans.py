@@ -11,7 +11,7 @@ TASK = example_task()
 IMAGE = compile_world(TASK.world)
 
 
-def test_a_perfect_agent_asks_before_the_first_use_and_answers():
+def test_a_perfect_agent_asks_before_the_first_use_and_answers() -> None:
     events = run_plan(IMAGE, TASK, TASK.gold_plans[0])
     kinds = [event.body.kind for event in events]
     assert kinds == ["agent", "tool", *["agent", "user", "agent", "tool"] * 2, "agent", "end"]
@@ -26,13 +26,13 @@ def test_a_perfect_agent_asks_before_the_first_use_and_answers():
     assert events == run_plan(IMAGE, TASK, TASK.gold_plans[0])
 
 
-def test_without_asking_only_calls_remain():
+def test_without_asking_only_calls_remain() -> None:
     events = run_plan(IMAGE, TASK, TASK.gold_plans[0], ask=False)
     assert not any(isinstance(event.body, UserReply) for event in events)
 
 
-def test_a_step_that_ends_otherwise_is_an_error():
-    def expect_a_conflict(data):
+def test_a_step_that_ends_otherwise_is_an_error() -> None:
+    def expect_a_conflict(data: Data) -> None:
         data["gold_plans"][0]["steps"][2]["expected_error_code"] = "court_taken"
 
     task = changed(expect_a_conflict)
@@ -40,8 +40,8 @@ def test_a_step_that_ends_otherwise_is_an_error():
         run_plan(IMAGE, task, task.gold_plans[0])
 
 
-def test_a_step_that_is_expected_to_fail_goes_on():
-    def add_a_conflict(data):
+def test_a_step_that_is_expected_to_fail_goes_on() -> None:
+    def add_a_conflict(data: Data) -> None:
         steps = data["gold_plans"][0]["steps"]
         naive = {
             "step_id": "naive",
@@ -55,7 +55,7 @@ def test_a_step_that_is_expected_to_fail_goes_on():
     assert run_plan(IMAGE, task, task.gold_plans[0])[1].body.error_code == "court_taken"
 
 
-def test_references_are_replaced():
+def test_references_are_replaced() -> None:
     arguments = {"a": {"$fact": "f"}, "b": {"$step": "s", "path": "/rows/1/a~1b"}, "c": [1]}
     assert resolve(arguments, {"f": 3}, {"s": {"rows": [0, {"a/b": "x"}]}}) == {
         "a": 3,
@@ -68,12 +68,12 @@ def test_references_are_replaced():
 
 
 @pytest.mark.parametrize("pointer", ["a", "/a/b", "/l/-1", "/l/2", "/l/x", "//"])
-def test_a_pointer_that_leads_nowhere_is_an_error(pointer):
+def test_a_pointer_that_leads_nowhere_is_an_error(pointer: str) -> None:
     with pytest.raises(PlanError):
         point({"a": 1, "l": [0, 1]}, pointer)
 
 
-def test_an_answer_holds_numbers_as_json_and_texts_as_they_are():
+def test_an_answer_holds_numbers_as_json_and_texts_as_they_are() -> None:
     plan = TASK.gold_plans[0].model_copy(
         update={"answer": "{step:s:/n} {step:s:/t} {fact:f} {other} {step:s:/b}"}
     )

@@ -52,7 +52,9 @@ JSON = st.recursive(
         ('<answer>a</answer><tool_call>{"name":"a"}</tool_call>', "answer", "", "", "a"),
     ],
 )
-def test_what_a_text_is_taken_for(text, action, tool, arguments, content):
+def test_what_a_text_is_taken_for(
+    text: str, action: str, tool: str, arguments: str, content: str
+) -> None:
     turn = parse(text)
     assert turn.text == text
     assert (turn.action, turn.tool, turn.arguments, turn.content) == (
@@ -66,7 +68,7 @@ def test_what_a_text_is_taken_for(text, action, tool, arguments, content):
 @given(
     tool=st.from_regex(r"[a-z_]{1,10}", fullmatch=True), arguments=st.dictionaries(st.text(), JSON)
 )
-def test_a_written_call_is_read_as_it_was(tool, arguments):
+def test_a_written_call_is_read_as_it_was(tool: str, arguments: str) -> None:
     turn = call_turn(tool, arguments)
     tags = ("<think>", "</think>", "</tool_call>")
     if not any(tag in turn.text[:-1] for tag in tags[:2]) and turn.text.count(tags[2]) == 1:
@@ -74,11 +76,11 @@ def test_a_written_call_is_read_as_it_was(tool, arguments):
 
 
 @given(text=st.text())
-def test_every_text_is_something(text):
+def test_every_text_is_something(text: str) -> None:
     assert parse(text).action is AgentAction.MESSAGE
     assert parse(f"<tool_call>{text}").action is AgentAction.CALL or "<think>" in text
 
 
-def test_answers_and_messages_are_read_as_they_were():
+def test_answers_and_messages_are_read_as_they_were() -> None:
     for turn in (answer_turn("Booked as B-1."), message_turn("Which day?")):
         assert parse(turn.text) == turn

@@ -30,7 +30,13 @@ TASK = example_task()
         ("paper_code", 1.0, 0.5, None, 0.5),
     ],
 )
-def test_presets(preset, policy, sub_goal, interaction, expected):
+def test_presets(
+    preset: str,
+    policy: float | None,
+    sub_goal: float | None,
+    interaction: float | None,
+    expected: Any,
+) -> None:
     worth = reward(REWARD_PRESETS[preset], Fractions(policy, sub_goal, interaction))
     assert worth == pytest.approx(expected)
 
@@ -39,7 +45,7 @@ def test_presets(preset, policy, sub_goal, interaction, expected):
     shares=st.builds(Fractions, SHARE, SHARE, SHARE),
     preset=st.sampled_from(["paper", "paper_code"]),
 )
-def test_a_reward_is_in_range_and_grows_with_its_parts(shares, preset):
+def test_a_reward_is_in_range_and_grows_with_its_parts(shares: Fractions, preset: str) -> None:
     worth = reward(REWARD_PRESETS[preset], shares)
     assert 0 <= worth <= 1
     if shares.sub_goal is not None:
@@ -48,7 +54,7 @@ def test_a_reward_is_in_range_and_grows_with_its_parts(shares, preset):
 
 
 @given(satisfied=st.lists(st.booleans(), min_size=7, max_size=7))
-def test_fractions_are_shares_of_each_section(satisfied):
+def test_fractions_are_shares_of_each_section(satisfied: Any) -> None:
     results = [
         CriterionResult(criterion_id=c.criterion_id, satisfied=s, explanation="")
         for c, s in zip(TASK.criteria, satisfied, strict=True)
@@ -63,7 +69,7 @@ def test_fractions_are_shares_of_each_section(satisfied):
         assert share == pytest.approx(sum(of) / len(of))
 
 
-def test_a_group_without_success_loses_its_shape():
+def test_a_group_without_success_loses_its_shape() -> None:
     assert outcome_gate([0.2, None, 0.7], 0.9) == [0.0, None, 0.0]
     assert outcome_gate([0.2, None, 0.9], 0.9) == [0.2, None, 0.9]
     assert outcome_gate([None, None], 0.5) == [None, None]

@@ -44,7 +44,7 @@ def invalid(events, task=TASK):
 
 
 @pytest.mark.parametrize("preset", REWARD_PRESETS)
-def test_gold_earns_everything_with_evidence(preset):
+def test_gold_earns_everything_with_evidence(preset: str) -> None:
     verdict = judge(TASK, IMAGE, GOLD, preset)
     assert verdict.reward == 1.0
     assert verdict.policy_fraction == verdict.sub_goal_fraction == verdict.interaction_fraction == 1
@@ -54,12 +54,12 @@ def test_gold_earns_everything_with_evidence(preset):
 
 
 @pytest.mark.parametrize("preset", REWARD_PRESETS)
-def test_doing_nothing_earns_nothing(preset):
+def test_doing_nothing_earns_nothing(preset: str) -> None:
     assert judge(TASK, IMAGE, log(answer_turn("Done."), ANSWERED), preset).reward == 0.0
 
 
 @pytest.mark.parametrize("preset", REWARD_PRESETS)
-def test_the_forbidden_act_earns_nothing(preset):
+def test_the_forbidden_act_earns_nothing(preset: str) -> None:
     with IMAGE.open() as session:
         performance = Performance(TASK, session)
         performance.follow(
@@ -72,12 +72,12 @@ def test_the_forbidden_act_earns_nothing(preset):
     assert verdict.sub_goal_fraction == 1.0
 
 
-def test_an_unknown_preset_is_an_error():
+def test_an_unknown_preset_is_an_error() -> None:
     with pytest.raises(KeyError):
         judge(TASK, IMAGE, GOLD, "other")
 
 
-def test_a_result_that_replay_does_not_give_is_invalid():
+def test_a_result_that_replay_does_not_give_is_invalid() -> None:
     result = GOLD[1].body
     for change in (
         {"result": '{"courts":[]}'},
@@ -89,7 +89,7 @@ def test_a_result_that_replay_does_not_give_is_invalid():
         assert invalid(tampered) is InvalidReason.REPLAY_MISMATCH
 
 
-def test_a_log_out_of_order_is_invalid():
+def test_a_log_out_of_order_is_invalid() -> None:
     broken = [
         [],
         GOLD[:-1],
@@ -107,7 +107,7 @@ def test_a_log_out_of_order_is_invalid():
         assert invalid(events) is InvalidReason.MALFORMED_LOG
 
 
-def test_a_limit_may_cut_the_last_turn_off():
+def test_a_limit_may_cut_the_last_turn_off() -> None:
     for outcome in (EpisodeOutcome.TURN_LIMIT, EpisodeOutcome.TOKEN_LIMIT):
         end = EpisodeEnd(outcome=outcome)
         for turns in ((), (message_turn("And?"),), (call_turn("find_courts", {}),)):
@@ -119,7 +119,7 @@ def test_a_limit_may_cut_the_last_turn_off():
 
 
 @pytest.mark.parametrize("reason", InvalidReason)
-def test_a_fault_keeps_its_reason(reason):
+def test_a_fault_keeps_its_reason(reason: InvalidReason) -> None:
     end = EpisodeEnd(outcome=EpisodeOutcome.FAULT, invalid_reason=reason, detail="It broke.")
     assert invalid(log(message_turn("Which day?"), end)) is reason
 
@@ -140,7 +140,7 @@ USER_FAULTS = [
 
 
 @pytest.mark.parametrize("reply", USER_FAULTS)
-def test_a_user_that_breaks_its_rules_makes_the_episode_invalid(reply):
+def test_a_user_that_breaks_its_rules_makes_the_episode_invalid(reply: UserReply) -> None:
     events = log(message_turn("What can you tell me?"), reply, answer_turn("x"), ANSWERED)
     assert invalid(events) is InvalidReason.USER_INFIDELITY
 
@@ -154,13 +154,13 @@ def test_a_user_that_breaks_its_rules_makes_the_episode_invalid(reply):
         UserReply(text="Did you say monday?", reply=ReplyKind.UNKNOWN),
     ],
 )
-def test_a_faithful_user_is_fine(reply):
+def test_a_faithful_user_is_fine(reply: UserReply) -> None:
     events = log(message_turn("Which day?"), reply, answer_turn("x"), ANSWERED)
     assert judge(TASK, IMAGE, events, "paper").reward is not None
 
 
-def test_a_judged_criterion_without_a_judgement_is_a_fault_of_the_judge():
-    def judged(data):
+def test_a_judged_criterion_without_a_judgement_is_a_fault_of_the_judge() -> None:
+    def judged(data: Data) -> None:
         data["criteria"].append(
             {
                 "criterion_id": "polite",
@@ -193,7 +193,9 @@ MOVES = st.lists(
 
 @settings(max_examples=150, deadline=2000)
 @given(moves=MOVES, answer=st.sampled_from(["", "B-902", "Booked as B-901."]))
-def test_every_honest_log_has_a_reward_that_its_results_explain(moves, answer):
+def test_every_honest_log_has_a_reward_that_its_results_explain(
+    moves: list[Any], answer: str
+) -> None:
     with IMAGE.open() as session:
         performance = Performance(TASK, session)
         for move in moves:

@@ -1,0 +1,159 @@
+"""Packed rows score exactly like plain sequences: log-probabilities, loss and every gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from synthagent.errors import NotFound
+from tests.trainer.tiny import (
+    load_plain,
+    make_groups,
+    plain_grpo_loss,
+    plain_logprobs,
+    write_model,
+)
+from trainer.loss import Clipping, imitation_loss, policy_loss
+from trainer.packing import Row, blank_row, pack
+from trainer.policy import PolicyScorer, freeze_lower_layers, load_model
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+def scorer(folder: Path, *, chunk: int = 7, recompute: bool = False) -> PolicyScorer:
+    model = load_model(folder, dtype=torch.float32)
+    return PolicyScorer(model, chunk=chunk, recompute=recompute).train()
+
+
+def score(module: PolicyScorer, row: Row) -> Tensor:
+    ids, positions = torch.from_numpy(row.token_ids), torch.from_numpy(row.position_ids)
+    predictors, targets = torch.from_numpy(row.predictors), torch.from_numpy(row.targets)
+    logprobs: Tensor = module(ids[None], positions[None], row.trees, predictors, targets)[0]
+    return logprobs
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("tokens_per_row", [16, 40, 1000])
+def test_logprobs_of_rows_equal_those_of_plain_sequences(folder: Path, tokens_per_row: int) -> None:
+    groups = make_groups()
+    plain, packed = load_plain(folder), scorer(folder)
+    by_name = {sample.sample_id: sample for group in groups for sample in group}
+    rows = pack(groups, tokens_per_row)
+    seen = set()
+    for row in rows:
+        found = score(packed, row)
+        for index, name in enumerate(row.sample_ids):
+            expected = plain_logprobs(plain, by_name[name])
+            torch.testing.assert_close(
+                found[torch.from_numpy(row.sample_index) == index], expected, atol=TOLERANCE, rtol=0
+            )
+            seen.add(name)
+    assert seen == set(by_name)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_grpo_loss_and_gradients_equal_the_plain_reference(folder: Path, recompute: bool) -> None:
+    groups = make_groups()
+    samples = [sample for group in groups for sample in group]
+    plain, packed = load_plain(folder), scorer(folder, recompute=recompute)
+    expected = plain_grpo_loss(plain, samples)
+    expected.backward()
+    tokens = sum(sample.policy_tokens for sample in samples)
+    total = 0.0
+    for row in pack(groups, 60):
+        loss = policy_loss(
+            score(packed, row),
+            torch.from_numpy(row.old_logprobs),
+            torch.from_numpy(row.advantages),
+            Clipping(0.2, 0.28),
+        )
+        (loss.total / tokens).backward()
+        total += float(loss.total.detach()) / tokens
+    assert total == pytest.approx(expected.item(), abs=TOLERANCE)
+    found, wanted = gradients(packed.model), gradients(plain)
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=TOLERANCE, rtol=1e-5, msg=name)
+
+
+def test_imitation_loss_and_gradients_equal_the_plain_reference(folder: Path) -> None:
+    samples = [group[0] for group in make_groups()]
+    plain, packed = load_plain(folder), scorer(folder)
+    expected = -torch.cat([plain_logprobs(plain, sample) for sample in samples]).mean()
+    expected.backward()
+    (row,) = pack([[sample] for sample in samples], 1000)
+    loss = imitation_loss(score(packed, row)) / len(row.targets)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, atol=TOLERANCE, rtol=0)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(
+            gradients(packed.model)[name], gradient, atol=TOLERANCE, rtol=1e-5, msg=name
+        )
+
+
+def test_a_branch_does_not_see_its_siblings(folder: Path) -> None:
+    group = make_groups(groups=1, size=3)[0]
+    packed = scorer(folder)
+    (alone,) = pack([[group[0]]], 1000)
+    (together,) = pack([group], 1000)
+    position = together.sample_ids.index(group[0].sample_id)
+    own = score(packed, together)[torch.from_numpy(together.sample_index) == position]
+    torch.testing.assert_close(own, score(packed, alone), atol=TOLERANCE, rtol=0)
+
+
+def test_entropy_is_that_of_the_whole_distribution(folder: Path) -> None:
+    sample = make_groups(groups=1, size=1)[0][0]
+    (row,) = pack([[sample]], 1000)
+    packed, plain = scorer(folder), load_plain(folder)
+    found = packed(
+        torch.from_numpy(row.token_ids)[None],
+        torch.from_numpy(row.position_ids)[None],
+        row.trees,
+        torch.from_numpy(row.predictors),
+        torch.from_numpy(row.targets),
+    )[1]
+    logits = plain(input_ids=torch.from_numpy(sample.token_ids)[None]).logits[0]
+    at = np.flatnonzero(sample.policy_mask) - 1
+    expected = torch.distributions.Categorical(logits=logits[at]).entropy()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_blank_row_gives_no_loss_and_zero_gradients_everywhere(folder: Path) -> None:
+    packed = scorer(folder)
+    logprobs = score(packed, blank_row())
+    assert logprobs.shape == (0,)
+    logprobs.sum().backward()
+    found = gradients(packed.model)
+    assert found.keys() == dict(packed.model.named_parameters()).keys()
+    assert all(not gradient.any() for gradient in found.values())
+
+
+def test_frozen_layers_do_not_train_and_the_others_do_as_before(folder: Path) -> None:
+    (row,) = pack(make_groups(groups=1), 1000)
+    whole, upper = scorer(folder), scorer(folder)
+    freeze_lower_layers(upper.model, 1)
+    for module in (whole, upper):
+        imitation_loss(score(module, row)).backward()
+    found, wanted = gradients(upper.model), gradients(whole.model)
+    assert {name.split(".layers.")[-1][0] for name in found if ".layers." in name} == {"1"}
+    assert "model.norm.weight" in found
+    assert "model.embed_tokens.weight" not in found
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], msg=name)
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"config\.json is missing"):
+        load_model(tmp_path, dtype=torch.float32)
