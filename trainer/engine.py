@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ def join_ranks(threads: int | None) -> Ranks:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in alone.items()})
         os.environ["MASTER_ADDR"] = "127.0.0.1"
+    # DeepSpeed calls collectives by names that torch is about to retire.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its progress is not the user's
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # no types there
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -98,6 +98,40 @@ def freeze_lower_layers(model: PreTrainedModel, trainable_layers: int | None) ->
         module.requires_grad_(requires_grad=True)
 
 
+class ScoringHead(nn.Linear):
+    """The output head, from hidden states straight to log-probabilities.
+
+    One call of the module per row, whatever the number of chunks: under ZeRO-3 a call gathers the
+    weight on all ranks, so all must call equally often.
+    """
+
+    def __init__(self, head: nn.Linear, *, chunk: int, entropy_gradient: bool) -> None:
+        """Takes over `head`'s weight, tied or not."""
+        with torch.device("meta"):
+            super().__init__(head.in_features, head.out_features, bias=False)
+        self.weight = head.weight
+        self.chunk = chunk
+        self.entropy_gradient = entropy_gradient
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # it scores
+        """Log-probabilities and entropies [n] of `targets` [n] at `hidden` [n, width]."""
+        parts = [
+            checkpoint(self._score, part, wanted, use_reentrant=False)
+            for part, wanted in zip(
+                torch.split(hidden, self.chunk), torch.split(targets, self.chunk), strict=True
+            )
+        ]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = functional.linear(hidden, self.weight).float()
+        normaliser = logits.logsumexp(dim=-1)
+        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
+        with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
+            entropy = normaliser - (logits.softmax(dim=-1) * logits).sum(dim=-1)
+        return logprobs, entropy
+
+
 class PolicyScorer(nn.Module):
     """A causal language model that returns log-probabilities of chosen targets."""
 
@@ -107,8 +141,7 @@ class PolicyScorer(nn.Module):
         """`chunk`: positions whose logits exist at once. `recompute`: gradient checkpointing."""
         super().__init__()
         self.model = model
-        self.chunk = chunk
-        self.entropy_gradient = entropy_gradient
+        model.lm_head = ScoringHead(model.lm_head, chunk=chunk, entropy_gradient=entropy_gradient)
         model.config.use_cache = False
         if recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -128,23 +161,10 @@ class PolicyScorer(nn.Module):
         hidden = self.model.base_model(
             input_ids=token_ids, position_ids=position_ids, use_cache=False, trees=trees
         ).last_hidden_state[0]
-        if not len(predictors):
-            # Every parameter takes part, so that ranks without loss still join the reductions.
-            nothing = self.model.lm_head(hidden[:1]).float().sum() * 0
-            return nothing[None][:0], nothing[None][:0]
-        chosen = hidden[predictors]
-        parts = [
-            checkpoint(self._score, part, wanted, use_reentrant=False)
-            for part, wanted in zip(
-                torch.split(chosen, self.chunk), torch.split(targets, self.chunk), strict=True
-            )
-        ]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model.lm_head(hidden).float()
-        normaliser = logits.logsumexp(dim=-1)
-        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
-        with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
-            entropy = normaliser - (logits.softmax(dim=-1) * logits).sum(dim=-1)
-        return logprobs, entropy
+        scores: tuple[Tensor, Tensor]
+        if len(predictors):
+            scores = self.model.lm_head(hidden[predictors], targets)
+            return scores
+        # Every parameter takes part, so that ranks without loss still join the reductions.
+        scores = self.model.lm_head(hidden[:1], token_ids[0, :1])
+        return scores[0][:0], scores[1][:0]

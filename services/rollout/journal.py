@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from synthagent.store import Store, episodes, runs
+from synthagent.store import Store, episodes
 from synthagent.store.episodes import Append, Ending
 from synthagent.tokens import TokenSegment, TokenSource
 from synthagent.worlds.episode import EpisodeEnd, Event, Verdict
 
-_Waiting = tuple[Append, "asyncio.Future[None]"]
+GATHER_SECONDS = 0.002
+"""How long a write waits for company. Far below a turn, and commits get several times fewer."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What becomes durable as one: events and tokens, and the episode's end where it has ended."""
+
+    append: Append
+    ending: Ending | None = None
+
+
+_Waiting = tuple[Entry, "asyncio.Future[None]"]
 
 
 class JournalWriter:
@@ -27,38 +40,36 @@ class JournalWriter:
         self._waiting: list[_Waiting] = []
         self._flush: asyncio.Task[None] | None = None
 
-    async def append(self, item: Append) -> None:
-        """Returns once the item is committed. Raises LeaseLost, and what the store raises."""
+    async def write(self, entry: Entry) -> None:
+        """Returns once the entry is committed. Raises LeaseLost, and what the store raises."""
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, committed))
+        self._waiting.append((entry, committed))
         if self._flush is None or self._flush.done():
             self._flush = asyncio.create_task(self._flush_all())
         await committed
 
-    async def end(self, item: Append, ending: Ending, episodes_total: int) -> int:
-        """Writes the last event and the verdict as one, and ends the run with its last episode.
-
-        Returns the episode's number in the run's order of completion.
-        """
-
-        def write(connection: Connection) -> int:
-            completion = episodes.end(connection, ending)
-            episodes.append(connection, [item])
-            if completion == episodes_total:
-                runs.change_state(connection, ending.run_id, runs.RunState.SUCCEEDED)
-            return completion
-
-        return await self._store.write(write)
+    async def close(self) -> None:
+        """Returns once what was given is committed."""
+        if self._flush is not None:
+            await self._flush
 
     async def _flush_all(self) -> None:
         while self._waiting:
+            await asyncio.sleep(GATHER_SECONDS)
             batch, self._waiting = self._waiting, []
             await self._commit(batch)
 
     async def _commit(self, batch: list[_Waiting]) -> None:
-        items = [item for item, _ in batch]
+        appends = [entry.append for entry, _ in batch]
+        endings = [entry.ending for entry, _ in batch if entry.ending]
+
+        def write(connection: Connection) -> None:
+            episodes.append(connection, appends)
+            if endings:
+                episodes.end(connection, endings)
+
         try:
-            await self._store.write(lambda connection: episodes.append(connection, items))
+            await self._store.write(write)
         except BaseException as error:  # noqa: BLE001 - goes to the episodes that wait for it
             if len(batch) > 1:  # one of them is at fault: each on its own
                 for one in batch:
@@ -94,7 +105,7 @@ class EpisodeJournal:
     async def append(self, events: Sequence[Event], segments: Sequence[TokenSegment]) -> None:
         """Returns once the events and tokens are committed. Raises LeaseLost."""
         item = Append(self._trajectory_id, events, segments, first_segment=len(self._segments))
-        await self._writer.append(item)
+        await self._writer.write(Entry(item))
         self._segments.extend(segments)
 
     async def end(self, sequence: int, end: EpisodeEnd, verdict: Verdict) -> None:
@@ -108,6 +119,7 @@ class EpisodeJournal:
             verdict=verdict,
             policy_tokens=sum(len(segment.token_ids) for segment in sampled),
             policy_version=sampled[0].policy_version if sampled else None,
+            episodes_total=self._episodes_total,
         )
         last = Append(self._trajectory_id, [Event(sequence=sequence, body=end)])
-        await self._writer.end(last, ending, self._episodes_total)
+        await self._writer.write(Entry(last, ending))

@@ -68,6 +68,10 @@ class EpisodeRunner:
         )
         self._count(stored, *await episode.run())
 
+    async def close(self) -> None:
+        """Returns once what episodes wrote is committed."""
+        await self._writer.close()
+
     async def give_up(self, stored: StoredEpisode, detail: str) -> None:
         """Ends an episode that cannot be run as a fault. Raises as `run`."""
         spec, total = await self._spec(stored.run_id)

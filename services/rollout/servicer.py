@@ -45,7 +45,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServicer):
         self._batches = batches
         self._policies = policies
 
-    async def CreateRun(  # noqa: N802, D102 - the contract names and documents it
+    async def CreateRun(  # noqa: D102 - the contract names and documents it
         self, request: pb.CreateRunRequest, context: _Context
     ) -> pb.CreateRunResponse:
         if not request.HasField("spec"):
@@ -53,12 +53,12 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServicer):
         run_id, spec = run_id_from(request.run_id), spec_from_proto(request.spec)
         return pb.CreateRunResponse(run=run_to_proto(await self._control.create(run_id, spec)))
 
-    async def GetRun(  # noqa: N802, D102 - as above
+    async def GetRun(  # noqa: D102 - as above
         self, request: pb.GetRunRequest, context: _Context
     ) -> pb.GetRunResponse:
         return pb.GetRunResponse(run=run_to_proto(await self._control.get(request.run_id)))
 
-    async def ListRuns(  # noqa: N802, D102 - as above
+    async def ListRuns(  # noqa: D102 - as above
         self, request: pb.ListRunsRequest, context: _Context
     ) -> pb.ListRunsResponse:
         size = page_size_from(request.page_size)
@@ -68,18 +68,18 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServicer):
             next_page_token=str(page[size - 1].run.ordinal) if len(page) > size else "",
         )
 
-    async def WatchRun(  # noqa: N802, D102 - as above
+    async def WatchRun(  # noqa: D102 - as above
         self, request: pb.WatchRunRequest, context: _Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
         async for view in self._control.watch(request.run_id):
             yield pb.WatchRunResponse(run=run_to_proto(view))
 
-    async def CancelRun(  # noqa: N802, D102 - as above
+    async def CancelRun(  # noqa: D102 - as above
         self, request: pb.CancelRunRequest, context: _Context
     ) -> pb.CancelRunResponse:
         return pb.CancelRunResponse(run=run_to_proto(await self._control.cancel(request.run_id)))
 
-    async def StreamBatch(  # noqa: N802, D102 - as above
+    async def StreamBatch(  # noqa: D102 - as above
         self, request: pb.StreamBatchRequest, context: _Context
     ) -> AsyncIterator[pb.StreamBatchResponse]:
         share = await self._batches.share(
@@ -97,12 +97,12 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServicer):
         for trajectory_id in share.mine:
             yield pb.StreamBatchResponse(trajectory=await self._trajectory(trajectory_id))
 
-    async def GetTrajectory(  # noqa: N802, D102 - as above
+    async def GetTrajectory(  # noqa: D102 - as above
         self, request: pb.GetTrajectoryRequest, context: _Context
     ) -> pb.GetTrajectoryResponse:
         return pb.GetTrajectoryResponse(trajectory=await self._trajectory(request.trajectory_id))
 
-    async def ListTrajectories(  # noqa: N802, D102 - as above
+    async def ListTrajectories(  # noqa: D102 - as above
         self, request: pb.ListTrajectoriesRequest, context: _Context
     ) -> pb.ListTrajectoriesResponse:
         size, run_id = page_size_from(request.page_size), request.run_id
@@ -116,7 +116,7 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServicer):
             next_page_token=str(page[size - 1].completion) if len(page) > size else "",
         )
 
-    async def PublishPolicy(  # noqa: N802, D102 - as above
+    async def PublishPolicy(  # noqa: D102 - as above
         self, request: pb.PublishPolicyRequest, context: _Context
     ) -> pb.PublishPolicyResponse:
         if request.policy_version < 1:
@@ -151,18 +151,20 @@ class RolloutServicer(rollout_pb2_grpc.RolloutServicer):
 class RolloutService(Service):
     """The rollout service as the server starts and stops it."""
 
-    def __init__(self, scheduler: Scheduler, policies: Policies) -> None:
+    def __init__(self, scheduler: Scheduler, runner: EpisodeRunner, policies: Policies) -> None:
         super().__init__(names=("synthagent.api.v1.Rollout",))
         self._scheduler = scheduler
+        self._runner = runner
         self._policies = policies
 
     async def drain(self) -> None:
         """Stops every episode where it is: it goes on after the next start, or elsewhere."""
         await self._scheduler.stop()
+        await self._runner.close()
 
     async def close(self) -> None:
         """Stops the policy engine."""
-        await self._scheduler.stop()
+        await self.drain()
         await self._policies.close()
 
 
@@ -187,4 +189,4 @@ async def register(server: grpc.aio.Server, resources: Resources) -> Service:
             ended=lambda episode: changes.ring(episode.run_id),
         )
     )
-    return RolloutService(scheduler, policies)
+    return RolloutService(scheduler, runner, policies)

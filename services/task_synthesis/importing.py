@@ -123,4 +123,4 @@ def _stored_after(connection: Connection, ordinal: int) -> list[tuple[int, str]]
         .order_by(col(TaskRow.ordinal))
         .limit(200)
     )
-    return [(int(row[0]), str(row[1])) for row in rows]
+    return [(row[0] or 0, row[1]) for row in rows]

@@ -16,10 +16,11 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from synthagent.store.database import now
+from synthagent.store.runs import RunState, change_state
 from synthagent.store.tables import EpisodeRow, EventRow, GroupRow, SegmentRow
 from synthagent.tokens import TokenSegment, TokenSource
 from synthagent.worlds.episode import (
@@ -54,6 +55,43 @@ EPISODE_TRANSITIONS: Mapping[EpisodeState, frozenset[EpisodeState]] = {
     EpisodeState.ENDED: frozenset(),
     EpisodeState.CANCELLED: frozenset(),
 }
+
+
+def _sources(target: EpisodeState) -> list[str]:
+    return [source.value for source, targets in EPISODE_TRANSITIONS.items() if target in targets]
+
+
+# Built once: what runs with every event or episode must not be built anew each time.
+_ADD_EVENTS = insert(_event)
+_ADD_SEGMENTS = insert(_segment)
+_LAST_COMPLETION = select(func.max(_episode.c.completion)).where(
+    _episode.c.run_id == bindparam("run")
+)
+_END = (
+    update(_episode)
+    .where(
+        _episode.c.trajectory_id == bindparam("id"),
+        _episode.c.lease_owner == bindparam("owner"),
+        # No IN: its list of parameters cannot be given for many rows at once.
+        or_(*(_episode.c.state == source for source in _sources(EpisodeState.ENDED))),
+    )
+    .values(
+        {
+            name: bindparam(name)
+            for name in (
+                "state",
+                "outcome",
+                "reward",
+                "invalid_reason",
+                "verdict",
+                "completion",
+                "policy_tokens",
+                "policy_version",
+                "ended_at",
+            )
+        }
+    )
+)
 
 
 class LeaseLost(Exception):
@@ -104,7 +142,7 @@ class Append:
 
 @dataclass(frozen=True)
 class Ending:
-    """How an episode ended. `episodes_total` is of its run."""
+    """How an episode ended. `episodes_total` is that of its run."""
 
     trajectory_id: str
     run_id: str
@@ -113,6 +151,7 @@ class Ending:
     verdict: Verdict
     policy_tokens: int
     policy_version: int | None
+    episodes_total: int
 
 
 @dataclass(frozen=True)
@@ -248,45 +287,46 @@ def append(connection: Connection, appends: Sequence[Append]) -> None:
     ]
     try:
         if events:
-            connection.execute(insert(_event), events)
+            connection.execute(_ADD_EVENTS, events)
         if segments:
-            connection.execute(insert(_segment), segments)
+            connection.execute(_ADD_SEGMENTS, segments)
     except IntegrityError as error:
         raise LeaseLost("another replica has already written this event") from error
 
 
-def end(connection: Connection, ending: Ending) -> int:
-    """Ends the episode with its verdict; returns its number in the run's order of completion.
+def end(connection: Connection, endings: Sequence[Ending]) -> None:
+    """Ends episodes with their verdicts, and with its last episode each run.
 
-    Raises LeaseLost where `owner` does not hold the episode any more.
+    Raises LeaseLost where one of them is not held by its `owner` any more.
     """
-    completed = select(func.coalesce(func.max(_episode.c.completion), 0) + 1).where(
-        _episode.c.run_id == ending.run_id
-    )
-    completion = int(connection.execute(completed).scalar_one())
-    verdict = ending.verdict
-    changed = connection.execute(
-        update(_episode)
-        .where(
-            _episode.c.trajectory_id == ending.trajectory_id,
-            _episode.c.state.in_(_sources(EpisodeState.ENDED)),
-            _episode.c.lease_owner == ending.owner,
+    completions: dict[str, int] = {}
+    rows = []
+    for ending in endings:
+        run_id, verdict = ending.run_id, ending.verdict
+        if run_id not in completions:
+            last = connection.execute(_LAST_COMPLETION, {"run": run_id}).scalar()
+            completions[run_id] = int(last or 0)
+        completions[run_id] += 1
+        rows.append(
+            {
+                "id": ending.trajectory_id,
+                "owner": ending.owner,
+                "state": EpisodeState.ENDED.value,
+                "outcome": ending.outcome.value,
+                "reward": verdict.reward,
+                "invalid_reason": verdict.invalid_reason.value if verdict.invalid_reason else None,
+                "verdict": verdict.model_dump_json(),
+                "completion": completions[run_id],
+                "policy_tokens": ending.policy_tokens,
+                "policy_version": ending.policy_version,
+                "ended_at": now(),
+            }
         )
-        .values(
-            state=EpisodeState.ENDED.value,
-            outcome=ending.outcome.value,
-            reward=verdict.reward,
-            invalid_reason=verdict.invalid_reason.value if verdict.invalid_reason else None,
-            verdict=verdict.model_dump_json(),
-            completion=completion,
-            policy_tokens=ending.policy_tokens,
-            policy_version=ending.policy_version,
-            ended_at=now(),
-        )
-    )
-    if changed.rowcount != 1:
+    if connection.execute(_END, rows).rowcount != len(rows):
         raise LeaseLost("the episode was taken over or cancelled")
-    return completion
+    for ending in endings:
+        if completions.get(ending.run_id) == ending.episodes_total:
+            change_state(connection, ending.run_id, RunState.SUCCEEDED)
 
 
 def cancel(connection: Connection, run_id: str) -> None:
@@ -404,10 +444,6 @@ def completed(connection: Connection, run_id: str, after: int, limit: int) -> li
         .limit(limit)
     )
     return [_stored(row) for row in connection.execute(statement)]
-
-
-def _sources(target: EpisodeState) -> list[str]:
-    return [source.value for source, targets in EPISODE_TRANSITIONS.items() if target in targets]
 
 
 def _pack(code: str, values: Sequence[int] | Sequence[float]) -> bytes:

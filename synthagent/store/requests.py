@@ -13,14 +13,20 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import Connection, insert, select
-from sqlmodel import col
+from sqlalchemy import Connection, bindparam, insert, select
 
 from synthagent.errors import InvalidInput, RequestIdReused
 from synthagent.store.database import Store, now
 from synthagent.store.tables import RequestRow
 
 M = TypeVar("M", bound=Message)
+
+# Built once: they run with every reply and verdict.
+_request = RequestRow.metadata.tables["request"]
+_FIND = select(_request.c.request_digest, _request.c.response).where(
+    _request.c.method == bindparam("by"), _request.c.request_id == bindparam("id")
+)
+_RECORD = insert(_request)
 
 
 def digest(request: Message) -> str:
@@ -43,11 +49,7 @@ def find(connection: Connection, method: str, request_id: str, request: Message)
     An answer that is stored elsewhere (a stream) is b"". Raises RequestIdReused where the
     request_id came before with other content.
     """
-    row = connection.execute(
-        select(col(RequestRow.request_digest), col(RequestRow.response)).where(
-            col(RequestRow.method) == method, col(RequestRow.request_id) == request_id
-        )
-    ).one_or_none()
+    row = connection.execute(_FIND, {"by": method, "id": request_id}).one_or_none()
     if row is None:
         return None
     if row[0] != digest(request):
@@ -64,7 +66,7 @@ def record(
 ) -> None:
     """Stores an answer; None for a stream that is stored elsewhere. The pair must be new."""
     connection.execute(
-        insert(RequestRow),
+        _RECORD,
         {
             "method": method,
             "request_id": request_id,

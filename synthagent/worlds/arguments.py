@@ -164,7 +164,8 @@ class ArgumentSchema:
 
 def parse(text: str) -> dict[str, JsonValue]:
     """The arguments as an object. Raises ArgumentError."""
-    if len(text) > MAX_ARGUMENT_BYTES or len(text.encode(errors="replace")) > MAX_ARGUMENT_BYTES:
+    may_be_long = len(text) * 4 > MAX_ARGUMENT_BYTES  # UTF-8 has at most 4 bytes a character
+    if may_be_long and len(text.encode(errors="replace")) > MAX_ARGUMENT_BYTES:
         raise ArgumentError(
             "arguments_too_large", f"The arguments are longer than {MAX_ARGUMENT_BYTES} bytes."
         )

@@ -167,8 +167,7 @@ class Session:
             if program is None:
                 raise _Refused("not_available", f"Tool {tool} cannot be called here.")
             result = self._exactly(partial(self._attempt, program, bound))
-            text = orjson.dumps(result).decode()
-            return ToolResult(ok=True, result=text, state_hash=self.state_hash)
+            return ToolResult(ok=True, result=result.decode(), state_hash=self.state_hash)
         except (ArgumentError, _Refused) as refused:
             error = {"error": {"code": refused.code, "message": str(refused)}}
             return ToolResult(
@@ -234,7 +233,7 @@ class Session:
 
     def _attempt(
         self, program: Program, parameters: dict[str, Bound], mark: str, ticks: int
-    ) -> JsonValue:
+    ) -> bytes:
         """Runs a program in a transaction; whatever ends it early, nothing has changed."""
         self._meter.start(ticks)
         done = False
@@ -260,7 +259,7 @@ class Session:
             self.state_hash = combine(hashes)
         return result
 
-    def _statements(self, program: Program, bound: dict[str, Bound], mark: str) -> JsonValue:
+    def _statements(self, program: Program, bound: dict[str, Bound], mark: str) -> bytes:
         parameters = dict(bound)
         cursor = self._cursor
         for statement in program.statements:
@@ -288,17 +287,17 @@ class Session:
                 return found
             self._sized(found)
 
-    def _sized(self, result: JsonValue) -> JsonValue:
+    def _sized(self, result: JsonValue) -> bytes:
         try:
-            size = len(orjson.dumps(result))
+            text = orjson.dumps(result)
         except (TypeError, ValueError) as error:  # bytes have no JSON
             raise _Refused("execution_failed", "The result cannot be shown as JSON.") from error
-        if size > MAX_RESULT_BYTES:
+        if len(text) > MAX_RESULT_BYTES:
             raise _Refused(
                 "result_too_large",
                 f"The result is longer than {MAX_RESULT_BYTES} bytes. Ask for less.",
             )
-        return result
+        return text
 
     def _rehashed(self, written: Iterable[str]) -> dict[str, bytes]:
         digests = self._image.digests
@@ -351,7 +350,18 @@ class Rehearsal(Session):
 
     def __init__(self, image: WorldImage) -> None:
         super().__init__(image)
+        self._marked = (self._hashes, self.state_hash, self.calls)
         self._cursor.execute("BEGIN")
+
+    def mark(self) -> None:
+        """Remembers this state for `back`, until the next mark or reset."""
+        self._cursor.execute("SAVEPOINT mark")
+        self._marked = (self._hashes, self.state_hash, self.calls)
+
+    def back(self) -> None:
+        """Back to the state of the last mark."""
+        self._cursor.execute("ROLLBACK TO mark")
+        self._hashes, self.state_hash, self.calls = self._marked
 
     def reset(self) -> None:
         """Back to the initial state."""

@@ -8,7 +8,7 @@ Criteria that only a model can judge are left out of every variation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,7 +29,6 @@ from synthagent.worlds.spec import (
     ForbiddenCheck,
     JudgedCheck,
     Plan,
-    PlanStep,
     Section,
     SqlProgram,
     StateCheck,
@@ -60,15 +59,6 @@ class GoldRun:
     answer: str
     events: Sequence[Event]
     state_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """One argument of one step replaced by another value."""
-
-    step_id: str
-    name: str
-    value: JsonValue
 
 
 class Examination:
@@ -176,19 +166,15 @@ class Examination:
         """Each gold step is needed, even by an agent that guesses what the step would tell."""
         self._need_engine()
         for run in self.runs:
-            for step in run.plan.steps:
-                if not self.loses(self._without(run, step)):
-                    raise Failed(f"plan {run.plan.plan_id} needs no step {step.step_id}")
+            steps = run.plan.steps
+            for number, performance in self._walk(run):
+                for later in steps[number + 1 :]:
+                    for fact_id in later.references("$fact"):
+                        performance.ask(fact_id)
+                    performance.call(later.tool, run.arguments[later.step_id])
+                if not self.loses(performance.finish(run.answer)):
+                    raise Failed(f"plan {run.plan.plan_id} needs no step {steps[number].step_id}")
         return ""
-
-    def _without(self, run: GoldRun, left_out: PlanStep) -> list[Event]:
-        performance = self.begin()
-        for step in run.plan.steps:
-            for fact_id in step.references("$fact"):
-                performance.ask(fact_id)
-            if step is not left_out:
-                performance.call(step.tool, run.arguments[step.step_id])
-        return performance.finish(run.answer)
 
     def wrong_entity(self) -> str:
         """Each gold argument matters: a plausible other value loses a criterion.
@@ -197,44 +183,71 @@ class Examination:
         """
         self._need_engine()
         for run in self.runs:
-            elsewhere = [other for other in self.runs if other is not run]
-            for step in run.plan.steps:
-                for name, value in run.arguments[step.step_id].items():
-                    for other in self.alternatives.of(step, name, value, run.results):
-                        if _is_gold(elsewhere, step.tool, name, other):
-                            continue
-                        swap = Swap(step.step_id, name, other)
-                        if not self.loses(self.vary(run.plan, swap=swap)):
-                            raise Failed(
-                                f"plan {run.plan.plan_id}, step {step.step_id}: "
-                                f"{name} may be {other!r} instead of {value!r}"
-                            )
+            for number, performance in self._walk(run):
+                self._swap_arguments(run, number, performance)
         return ""
 
+    def _swap_arguments(self, run: GoldRun, number: int, before: Performance) -> None:
+        step = run.plan.steps[number]
+        others = [other for other in self.runs if other is not run]
+        gold = run.arguments[step.step_id]
+        for name, value in gold.items():
+            for other in self.alternatives.of(step, name, value, run.results):
+                if _is_gold(others, step.tool, name, other):
+                    continue
+                self.session.back()
+                performance = before.fork()
+                result = performance.call(step.tool, {**gold, name: other})
+                results = {s.step_id: run.results[s.step_id] for s in run.plan.steps[:number]}
+                results[step.step_id] = orjson.loads(result.result)
+                if not self.loses(self._go_on(performance, run.plan, number + 1, results)):
+                    raise Failed(
+                        f"plan {run.plan.plan_id}, step {step.step_id}: "
+                        f"{name} may be {other!r} instead of {value!r}"
+                    )
+
+    def _walk(self, run: GoldRun) -> Iterator[tuple[int, Performance]]:
+        """Stops before each step of a gold run, its facts asked for, with a copy to go astray with.
+
+        `session.back()` returns to that point, for a further attempt with a fork of the copy.
+        """
+        performance = self.begin()
+        for number, step in enumerate(run.plan.steps):
+            for fact_id in step.references("$fact"):
+                performance.ask(fact_id)
+            self.session.mark()
+            yield number, performance.fork()
+            self.session.back()
+            performance.call(step.tool, run.arguments[step.step_id])
+
     def vary(
+        self, plan: Plan, *, facts: Mapping[str, JsonValue] | None = None, ask: bool = True
+    ) -> list[Event]:
+        """The log of an agent that puts other values for facts, or never asks for them."""
+        return self._go_on(self.begin(), plan, 0, {}, facts=facts, ask=ask)
+
+    def _go_on(
         self,
+        performance: Performance,
         plan: Plan,
+        start: int,
+        results: dict[str, JsonValue],
         *,
-        swap: Swap | None = None,
         facts: Mapping[str, JsonValue] | None = None,
         ask: bool = True,
     ) -> list[Event]:
-        """The log of an agent that follows a plan with a mistake in it, as far as it gets.
+        """Follows the rest of a plan as far as it gets after a mistake.
 
         Later steps use what the earlier ones gave. A step whose value is not there is not made.
         """
         values = self.facts if facts is None else facts
-        performance = self.begin()
-        results: dict[str, JsonValue] = {}
-        for step in plan.steps:
+        for step in plan.steps[start:]:
             for fact_id in step.references("$fact") if ask else ():
                 performance.ask(fact_id)
             try:
                 arguments = resolve(step.arguments, values, results)
             except PlanError:
                 continue
-            if swap is not None and swap.step_id == step.step_id:
-                arguments[swap.name] = swap.value
             results[step.step_id] = orjson.loads(performance.call(step.tool, arguments).result)
         try:
             answer = render_answer(plan, values, results)

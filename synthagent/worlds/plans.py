@@ -116,6 +116,13 @@ class Performance:
         self.events: list[Event] = []
         self.revealed: set[str] = set()
 
+    def fork(self) -> Performance:
+        """A copy that goes on by itself, in the same session."""
+        copy = Performance(self.task, self.session)
+        copy.events = self.events.copy()
+        copy.revealed = self.revealed.copy()
+        return copy
+
     def record(self, body: EventBody) -> None:
         """Appends an event."""
         self.events.append(Event(sequence=len(self.events), body=body))

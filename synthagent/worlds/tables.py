@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
 
 import orjson
 
@@ -67,22 +70,21 @@ def load(connection: sqlite3.Connection, table: Table) -> None:
 class Digest:
     """Hashes the content of one table, whatever the order in which its rows are stored."""
 
-    __slots__ = ("_key", "_select", "_title")
+    __slots__ = ("_order", "_select", "_title")
 
     def __init__(self, table: Table) -> None:
         names = [column.name for column in table.columns]
         self._select = f"SELECT * FROM {_quoted(table.name)}"  # noqa: S608  a checked name
         self._title = orjson.dumps([table.name, names])
-        self._key = next((i for i, column in enumerate(table.columns) if column.primary_key), None)
+        keys = [i for i, column in enumerate(table.columns) if column.primary_key]
+        self._order: Callable[[tuple[object, ...]], Any] = (
+            itemgetter(keys[0]) if keys else orjson.dumps
+        )
 
     def of(self, connection: sqlite3.Connection) -> bytes:
         """16 bytes. JSON keeps 1, 1.0 and "1" apart."""
         rows = connection.execute(self._select).fetchall()
-        key = self._key
-        if key is None:
-            rows.sort(key=orjson.dumps)
-        else:
-            rows.sort(key=lambda row: row[key])
+        rows.sort(key=self._order)
         return hashlib.blake2b(self._title + orjson.dumps(rows), digest_size=16).digest()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +35,40 @@ KNOWN_ENCODINGS: dict[str, tuple[str, ...]] = {
 PRE_TOKENIZERS_WITH_SINGLE_DIGITS = {"smollm"}
 
 
-def convert(name: str = DEFAULT_MODEL, out: Path | None = None) -> Path:
+def build_from_gguf(source: Path, folder: Path) -> None:
+    """Makes `folder` from a GGUF file."""
+    # Imported here because they take seconds and most runs find the model already converted.
+    import torch  # noqa: PLC0415 - see above
+    from transformers import (  # noqa: PLC0415 - see above
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GgufConfig,
+    )
+
+    folder.mkdir()
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    if _pre_tokenizer_name(source) in PRE_TOKENIZERS_WITH_SINGLE_DIGITS:
+        _split_digits(tokenizer)
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    model.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("_model_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "model.safetensors").chmod(0o644)
+
+
+def convert(
+    name: str = DEFAULT_MODEL,
+    out: Path | None = None,
+    build: Callable[[Path, Path], None] = build_from_gguf,
+) -> Path:
     """Makes sure that the model's folder exists and is whole; returns it.
 
     `out` overrides the folder in the model cache. Takes about 20 s and 1.5 GB of memory the first
@@ -49,7 +82,7 @@ def convert(name: str = DEFAULT_MODEL, out: Path | None = None) -> Path:
             return target
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             built = Path(scratch) / "model"
-            _build(source, built)
+            build(source, built)
             verify(built)
             if target.exists():
                 target.rename(Path(scratch) / "damaged")
@@ -83,34 +116,6 @@ def _is_whole(folder: Path) -> bool:
     except Corrupt:
         return False
     return True
-
-
-def _build(source: Path, folder: Path) -> None:
-    # Imported here because they take seconds and most runs find the model already converted.
-    import torch  # noqa: PLC0415 - see above
-    from transformers import (  # noqa: PLC0415 - see above
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        GgufConfig,
-    )
-
-    folder.mkdir()
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    if _pre_tokenizer_name(source) in PRE_TOKENIZERS_WITH_SINGLE_DIGITS:
-        _split_digits(tokenizer)
-    tokenizer.save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    model.save_pretrained(folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config.pop("_model_name_or_path", None)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (folder / "model.safetensors").chmod(0o644)
 
 
 def _pre_tokenizer_name(source: Path) -> str:

@@ -44,9 +44,11 @@ class EngineConfig:
 
     `model` is a model folder. `dtype` ("float32" or "bfloat16") is that of matrix products, and on
     CUDA of the cache. bfloat16 takes a quarter less time on a CPU, and its log-probabilities differ
-    from float32 by 0.02 nats a token on average (float32: 0.00001). `device` is "cpu", "cuda" or "auto" (CUDA where there is one). `threads` of the CPU; 0
-    means all cores. At most `max_sequences` are open, each of at most `max_sequence_tokens`
-    tokens, prompt included. `chunk_tokens` bounds the prompt and observation tokens of one step.
+    from float32 by 0.02 nats a token on average (float32: 0.00001).
+
+    `device` is "cpu", "cuda" or "auto" (CUDA where there is one); `threads` are those of the CPU,
+    0 for all cores. At most `max_sequences` are open, each of at most `max_sequence_tokens` tokens,
+    prompt included. `chunk_tokens` bounds the prompt and observation tokens of one step.
     """
 
     model: Path

@@ -289,6 +289,8 @@ def _tables(drafts: Mapping[str, Draft], blueprint: Blueprint) -> dict[str, Tabl
         for text in (line.require, line.execute, line.source, *line.row.values(), *line.rows.values())
     ]
     found = {name for text in texts for name in _TABLE.findall(text)}
+    for draft in drafts.values():
+        found |= {blueprint.concepts[key].id for key in draft.params} - {""}
     bound = {row.table for row in blueprint.rows}
     while True:
         wider = found | bound

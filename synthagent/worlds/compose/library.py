@@ -23,6 +23,7 @@ from synthagent.worlds.compose.language import (
     Fragment,
     Level,
     Module,
+    Scenario,
     Words,
 )
 
@@ -96,6 +97,55 @@ def _check_dress(where: str, dress: Dress, archetype: Archetype) -> None:
         raise LibraryError(f"{where}: labels are missing; archetype {archetype.name} needs them")
 
 
+def _check_keys(archetypes: Mapping[str, Archetype], others: Mapping[str, Module]) -> None:
+    """Modules and distractors share a world with any archetype, so no key of theirs may be used twice."""
+    for part in ("pools", "measures", "concepts", "tables", "ops"):
+        owners: dict[str, str] = {}
+        for name, module in others.items():
+            for key in getattr(module, part):
+                if key in owners:
+                    raise LibraryError(f"module {name}, {part}.{key}: {owners[key]} has it too")
+                owners[key] = name
+        for archetype in archetypes.values():
+            for key in getattr(archetype, part):
+                if key in owners:
+                    raise LibraryError(
+                        f"archetype {archetype.name}, {part}.{key}: module {owners[key]} has it too"
+                    )
+    for archetype in archetypes.values():
+        for scenario in archetype.scenarios:
+            _check_scenario(archetype, scenario, others)
+
+
+def _check_scenario(
+    archetype: Archetype, scenario: Scenario, modules: Mapping[str, Module]
+) -> None:
+    where = f"archetypes/{archetype.name}.toml, scenario {scenario.id}"
+    owners = {step.id: "the scenario" for step in scenario.steps}
+    facts = {fact.id: "the scenario" for fact in scenario.facts}
+    for name, module in modules.items():
+        for step in (*module.before, *module.after):
+            if owners.setdefault(step.id, name) != name:
+                raise LibraryError(f"{where}: step {step.id} is also one of module {name}")
+        for fact in module.facts:
+            if facts.setdefault(fact.id, name) != name:
+                raise LibraryError(f"{where}: fact {fact.id} is also one of module {name}")
+        for key in (*module.let, *(row.name for row in module.rows)):
+            if key in scenario.let or any(row.name == key for row in scenario.rows):
+                raise LibraryError(f"{where}: ${key} is also a variable of module {name}")
+    for step in scenario.steps:
+        operation = archetype.ops.get(step.op)
+        if operation is None:
+            raise LibraryError(f"{where}, step {step.id}: there is no operation {step.op}")
+        wanted = {key for key in operation.params if key not in scenario.omit}
+        if wanted != set(step.args):
+            raise LibraryError(
+                f"{where}, step {step.id}: arguments {sorted(step.args)}, parameters {sorted(wanted)}"
+            )
+    if scenario.main and all(step.id != scenario.main for step in scenario.steps):
+        raise LibraryError(f"{where}: main is {scenario.main}, which is no step")
+
+
 def _each(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in sorted((_WORLDS / folder).glob("*.toml")):
         yield path.stem, read(path)
@@ -133,6 +183,7 @@ def library() -> Library:
         name: validate(Module, {**content, "name": name}, f"compose/distractors.toml, {name}")
         for name, content in read(_WORLDS / here / "distractors.toml").items()
     }
+    _check_keys(archetypes, {**modules, **distractors})
     levels = {
         name: validate(Level, content, f"compose/levels.toml, {name}")
         for name, content in read(_WORLDS / here / "levels.toml").items()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from synthagent.worlds.spec import Task, World
+from synthagent.worlds.certify import certify
+from synthagent.worlds.spec import Gate, GateStatus, Task, World
 from tests.example_task import example_task
 
 Data = dict[str, Any]
+Change = Callable[[Data], None]
 
 
-def changed(change: Callable[[Data], None]) -> Task:
+def changed(change: Change) -> Task:
     """The example task after a change of its data."""
     data = example_task().model_dump(mode="json")
     change(data)
@@ -20,12 +22,14 @@ def changed(change: Callable[[Data], None]) -> Task:
 
 def tool(data: Data, name: str) -> Data:
     """A tool of a task's data."""
-    return next(tool for tool in data["world"]["tools"] if tool["name"] == name)
+    found: Data = next(tool for tool in data["world"]["tools"] if tool["name"] == name)
+    return found
 
 
 def criterion(data: Data, criterion_id: str) -> Data:
     """A criterion of a task's data."""
-    return next(c for c in data["criteria"] if c["criterion_id"] == criterion_id)
+    found: Data = next(c for c in data["criteria"] if c["criterion_id"] == criterion_id)
+    return found
 
 
 def world(*statements: Data, schema: Data | None = None, rows: int = 3) -> World:
@@ -78,3 +82,14 @@ def executes(sql: str) -> Data:
 def requires(sql: str, message: str = "") -> Data:
     """A REQUIRE statement."""
     return {"kind": "require", "sql": sql, "error_code": "refused", "error_message": message}
+
+
+def rejection(change: Change) -> tuple[Gate, str]:
+    """The gate and reason of a changed example; every gate before it passed."""
+    certificate = certify(changed(change))
+    assert not certificate.passed
+    *before, last = certificate.gates
+    assert [result.gate for result in certificate.gates] == list(Gate)[: len(certificate.gates)]
+    assert all(result.status is GateStatus.PASSED for result in before)
+    assert last.status is GateStatus.FAILED
+    return last.gate, last.detail

@@ -1,4 +1,5 @@
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -7,12 +8,12 @@ from hypothesis import strategies as st
 from synthagent.worlds.arguments import ArgumentError, ArgumentSchema, SchemaError, parse
 
 
-def schema(**properties):
+def schema(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties}
 
 
-def doubling(levels):
-    definitions = {
+def doubling(levels: int) -> dict[str, Any]:
+    definitions: dict[str, Any] = {
         f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]}
         for n in range(levels)
     }
@@ -67,7 +68,11 @@ def test_the_first_error_is_the_same_every_time_and_short() -> None:
         schema(b={"type": "integer"}, a={"type": "integer"}, c={"type": "integer"})
     )
     messages = set()
-    for arguments in ({"c": "x" * 5000, "a": "x", "b": "y"}, {"a": "x", "b": "y", "c": ""}):
+    hostile: list[dict[str, Any]] = [
+        {"c": "x" * 5000, "a": "x", "b": "y"},
+        {"a": "x", "b": "y", "c": ""},
+    ]
+    for arguments in hostile:
         with pytest.raises(ArgumentError) as caught:
             made.check(arguments)
         messages.add(str(caught.value))
@@ -80,9 +85,10 @@ def test_the_first_error_is_the_same_every_time_and_short() -> None:
 @given(text=st.text(max_size=40))
 def test_any_text_is_an_object_or_an_error(text: str) -> None:
     try:
-        assert isinstance(parse(text), dict)
+        code = "" if isinstance(parse(text), dict) else "no object"
     except ArgumentError as error:
-        assert error.code == "malformed_arguments"
+        code = error.code
+    assert code in ("", "malformed_arguments")
 
 
 @given(

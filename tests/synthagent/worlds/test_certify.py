@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from synthagent.worlds import gates
@@ -6,30 +8,22 @@ from synthagent.worlds.engine import ENGINE_VERSION
 from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.spec import Gate, GateStatus, task_digest
 from tests.example_task import example_task
-from tests.synthagent.worlds.changed import changed, criterion, tool
+from tests.synthagent.worlds.changed import Change, Data, changed, criterion, rejection, tool
 
 
-def rejection(change):
-    """The gate and reason of a changed example; every gate before it passed."""
-    certificate = certify(changed(change))
-    assert not certificate.passed
-    *before, last = certificate.gates
-    assert [result.gate for result in certificate.gates] == list(Gate)[: len(certificate.gates)]
-    assert all(result.status is GateStatus.PASSED for result in before)
-    assert last.status is GateStatus.FAILED
-    return last.gate, last.detail
-
-
-def step(data, number):
-    return data["gold_plans"][0]["steps"][number]
+def step(data: Data, number: int) -> Data:
+    found: Data = data["gold_plans"][0]["steps"][number]
+    return found
 
 
 def test_the_example_passes_every_gate() -> None:
     task = example_task()
     certified = admit(task, NoveltyIndex())
-    assert [result.status for result in certified.certificate.gates] == [GateStatus.PASSED] * 9
-    assert certified.certificate.engine_version == ENGINE_VERSION
-    assert certified.certificate.task_digest == task_digest(task) == task_digest(certified)
+    certificate = certified.certificate
+    assert certificate is not None
+    assert [result.status for result in certificate.gates] == [GateStatus.PASSED] * 9
+    assert certificate.engine_version == ENGINE_VERSION
+    assert certificate.task_digest == task_digest(task) == task_digest(certified)
     assert certify(task) == certify(certified)
     verify(certified)
 
@@ -281,130 +275,17 @@ def test_restriction(change: Change, says: str) -> None:
     assert says in reason
 
 
-def told_by_the_instruction(data: Data) -> None:
-    data["instruction"] = "Please book a clay court for Sunday."
-
-
-def told_by_a_tool_text(data: Data) -> None:
-    tool(data, "find_member")["description"] = "Finds a member, such as Tom Achterberg."
-
-
-def told_by_the_persona(data: Data) -> None:
-    data["persona"]["description"] = "Tom Achterberg is their best friend."
-
-
-def told_by_a_small_enumeration(data: Data) -> None:
-    for name in ("book_court", "force_booking"):
-        properties = tool(data, name)["input_schema"]["properties"]
-        properties["day"]["enum"] = ["monday", "sunday"]
-
-
-def told_by_a_listing(data: Data) -> None:
-    data["world"]["tools"].append(
-        {
-            "name": "next_wish",
-            "description": "Shows the next wish.",
-            "input_schema": {"type": "object", "properties": {}},
-            "behaviour": {
-                "kind": "sql",
-                "statements": [
-                    {
-                        "kind": "return",
-                        "sql": "SELECT name AS wish FROM member WHERE id = 'M-502'",
-                        "shape": "rows",
-                        "key": "wishes",
-                    }
-                ],
-            },
-        }
-    )
-
-
-def told_by_following_an_id(data: Data) -> None:
-    told_by_a_listing(data)
-    next_wish = data["world"]["tools"][-1]
-    next_wish["input_schema"] = {
-        "type": "object",
-        "properties": {"court_id": {"type": "string"}},
-        "required": ["court_id"],
-    }
-    next_wish["behaviour"]["statements"][0]["sql"] += " AND :court_id = 'C-11'"
-
-
-def unused_fact(data: Data) -> None:
-    data["facts"].append(
-        data["facts"][0] | {"fact_id": "shoe_size", "label": "shoe size", "value": "forty-four"}
-    )
-
-
-def guess_suffices(data: Data) -> None:
-    data["criteria"] = [c for c in data["criteria"] if c["section"] != "interaction"]
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (told_by_the_instruction, "fact day (sunday) stands in a text"),
-        (told_by_a_tool_text, "fact member_name (Tom Achterberg) stands in a text"),
-        (told_by_the_persona, "fact member_name (Tom Achterberg) stands in a text"),
-        (told_by_a_small_enumeration, "can be read from day of book_court"),
-        (told_by_a_listing, "can be read from wish of next_wish"),
-        (told_by_following_an_id, "can be read from wish of next_wish"),
-        (unused_fact, "fact shoe_size is used by no argument"),
-        (guess_suffices, "earns everything without asking"),
-    ],
-)
-def test_information_gap(change: Change, says: str) -> None:
-    gate, reason = rejection(change)
-    assert gate is Gate.INFORMATION_GAP
-    assert says in reason
-
-
-def test_a_boolean_is_no_secret() -> None:
-    def boolean(data: Data) -> None:
-        for name in ("book_court", "force_booking"):
-            tool(data, name)["input_schema"]["properties"]["lit"] = {"type": "boolean"}
-        data["facts"].append(data["facts"][1] | {"fact_id": "lit", "label": "light", "value": True})
-        data["gold_plans"][0]["steps"][2]["arguments"]["lit"] = {"$fact": "lit"}
-        data["criteria"].append(
-            {
-                "criterion_id": "lit",
-                "section": "sub_goal",
-                "description": "With light.",
-                "check": {
-                    "kind": "called",
-                    "any_of": [
-                        {"tool": "book_court", "arguments": [{"name": "lit", "equals": True}]}
-                    ],
-                },
-            }
-        )
-
-    gate, reason = rejection(boolean)
-    assert gate is Gate.INFORMATION_GAP
-    assert "boolean" in reason
-
-
-def test_a_listing_of_several_values_only_shows_what_is_possible() -> None:
-    def members(data: Data) -> None:
-        told_by_a_listing(data)
-        statement = data["world"]["tools"][-1]["behaviour"]["statements"][0]
-        statement["sql"] = "SELECT name AS wish FROM member ORDER BY id"
-
-    assert certify(changed(members)).gates[-1].gate is Gate.NOVELTY
-
-
 def test_determinism(monkeypatch: pytest.MonkeyPatch) -> None:
     # No world that compiles is random, so the engine itself is made forgetful here.
     calls = iter(range(10_000))
     monkeypatch.setattr(gates, "_RESETS_PER_OPENING", 10)
     honest = gates.Examination.determinism
 
-    def forgetful(examination):
+    def forgetful(examination: gates.Examination) -> str:
         rehearse = examination.image.rehearse
 
-        def biased():
-            session = rehearse()
+        def biased() -> Any:
+            session: Any = rehearse()
             if next(calls) == 5:
                 session.call("find_member", '{"name":"Li Wen"}')
                 session.reset = lambda: None
@@ -421,16 +302,21 @@ def test_determinism(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hundred_replays_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[int] = []
     honest = gates.Examination.determinism
 
-    def counting(examination):
+    def counting(examination: gates.Examination) -> str:
         rehearse = examination.image.rehearse
 
-        def counted():
-            session = rehearse()
+        def counted() -> Any:
+            session: Any = rehearse()
             reset = session.reset
-            session.reset = lambda: (seen.append(1), reset())
+
+            def counted_reset() -> None:
+                seen.append(1)
+                reset()
+
+            session.reset = counted_reset
             return session
 
         monkeypatch.setattr(examination.image, "rehearse", counted)
@@ -493,6 +379,7 @@ def test_criteria_of_a_model_are_left_out() -> None:
 def test_verify_refuses_what_is_not_certified() -> None:
     task = admit(example_task())
     certificate = task.certificate
+    assert certificate is not None
     with pytest.raises(NotCertifiedError, match="has no certificate"):
         verify(example_task())
     with pytest.raises(NotCertifiedError, match="was changed"):

@@ -1,3 +1,6 @@
+from collections.abc import Mapping
+from typing import Any
+
 import orjson
 import pytest
 
@@ -5,14 +8,19 @@ from synthagent.worlds.checks import JudgementMissing, evaluate
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import CriterionResult
 from synthagent.worlds.plans import Performance
-from tests.synthagent.worlds.changed import changed, criterion
+from tests.synthagent.worlds.changed import Data, changed, criterion
 
 BOOK = {"court_id": "C-11", "member_id": "M-502", "day": "sunday"}
 FIND = {"name": "Tom Achterberg"}
 IMAGE = compile_world(changed(lambda data: None).world)
 
 
-def check(criterion_data, *moves, answer="Done.", judged=None):
+def check(
+    criterion_data: Data,
+    *moves: Any,
+    answer: str = "Done.",
+    judged: Mapping[str, CriterionResult] | None = None,
+) -> CriterionResult:
     """The result of one more criterion after some moves: a fact to ask for, or a call."""
     task = changed(
         lambda data: data["criteria"].append(
@@ -30,7 +38,7 @@ def check(criterion_data, *moves, answer="Done.", judged=None):
         return evaluate(task, events, session, judged)[-1]
 
 
-def called(*any_of, **more):
+def called(*any_of: Data, **more: Any) -> Data:
     return {"check": {"kind": "called", "any_of": list(any_of), **more}}
 
 

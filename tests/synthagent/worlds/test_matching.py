@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,16 +66,16 @@ def test_not_contained(text: str, value: Any) -> None:
         ([1], 1, False),
     ],
 )
-def test_same(value: Any, expected: Any, equal: bool) -> None:
+def test_same(value: Any, expected: Any, equal: Any) -> None:
     assert same(value, expected) is equal
 
 
 def test_use_of_a_value_is_found_anywhere() -> None:
     assert uses({"a": {"b": ["for Tom Achterberg"]}}, "tom achterberg")
     assert uses({"a": [3]}, 3.0)
-    assert uses({"a": True}, True)
+    assert uses({"a": True}, value=True)
     assert not uses({"a": True}, 1)
-    assert not uses({"a": 1}, True)
+    assert not uses({"a": 1}, value=True)
     assert not uses({"sunday": 1}, "sunday")
     assert not uses(None, "x")
 

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from synthagent.worlds.novelty import NoveltyError, NoveltyIndex
 from tests.example_task import example_task
-from tests.synthagent.worlds.changed import changed
+from tests.synthagent.worlds.changed import Data, changed
 
 
 def renamed(data: Data) -> None:

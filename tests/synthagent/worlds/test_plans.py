@@ -1,11 +1,12 @@
 import pytest
+from pydantic import JsonValue
 
 from synthagent.worlds.engine import compile_world
-from synthagent.worlds.episode import AgentTurn, ReplyKind, UserReply
+from synthagent.worlds.episode import AgentTurn, ReplyKind, ToolResult, UserReply
 from synthagent.worlds.fidelity import disorder, infidelity
 from synthagent.worlds.plans import PlanError, point, render_answer, resolve, run_plan
 from tests.example_task import example_task
-from tests.synthagent.worlds.changed import changed
+from tests.synthagent.worlds.changed import Data, changed
 
 TASK = example_task()
 IMAGE = compile_world(TASK.world)
@@ -52,17 +53,28 @@ def test_a_step_that_is_expected_to_fail_goes_on() -> None:
         data["gold_plans"][0]["steps"] = [naive, *steps]
 
     task = changed(add_a_conflict)
-    assert run_plan(IMAGE, task, task.gold_plans[0])[1].body.error_code == "court_taken"
+    result = run_plan(IMAGE, task, task.gold_plans[0])[1].body
+    assert isinstance(result, ToolResult)
+    assert result.error_code == "court_taken"
 
 
 def test_references_are_replaced() -> None:
-    arguments = {"a": {"$fact": "f"}, "b": {"$step": "s", "path": "/rows/1/a~1b"}, "c": [1]}
+    arguments: dict[str, JsonValue] = {
+        "a": {"$fact": "f"},
+        "b": {"$step": "s", "path": "/rows/1/a~1b"},
+        "c": [1],
+    }
     assert resolve(arguments, {"f": 3}, {"s": {"rows": [0, {"a/b": "x"}]}}) == {
         "a": 3,
         "b": "x",
         "c": [1],
     }
-    for bad in ({"$fact": "g"}, {"$step": "t", "path": ""}, {"$step": "s", "path": "/rows/9"}):
+    references: tuple[dict[str, JsonValue], ...] = (
+        {"$fact": "g"},
+        {"$step": "t", "path": ""},
+        {"$step": "s", "path": "/rows/9"},
+    )
+    for bad in references:
         with pytest.raises(PlanError):
             resolve({"a": bad}, {"f": 3}, {"s": {"rows": []}})
 
@@ -77,7 +89,7 @@ def test_an_answer_holds_numbers_as_json_and_texts_as_they_are() -> None:
     plan = TASK.gold_plans[0].model_copy(
         update={"answer": "{step:s:/n} {step:s:/t} {fact:f} {other} {step:s:/b}"}
     )
-    results = {"s": {"n": 2.5, "t": "x y", "b": True}}
+    results: dict[str, JsonValue] = {"s": {"n": 2.5, "t": "x y", "b": True}}
     assert render_answer(plan, {"f": 3}, results) == "2.5 x y 3 {other} true"
     with pytest.raises(PlanError):
         render_answer(plan, {}, results)

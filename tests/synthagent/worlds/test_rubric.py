@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,15 +9,18 @@ from synthagent.worlds.episode import (
     EpisodeEnd,
     EpisodeOutcome,
     Event,
+    EventBody,
     InvalidReason,
     ReplyKind,
+    ToolResult,
     UserReply,
 )
 from synthagent.worlds.plans import Performance, run_plan
 from synthagent.worlds.protocol import answer_turn, call_turn, message_turn
 from synthagent.worlds.rubric import REWARD_PRESETS, judge
+from synthagent.worlds.spec import Task
 from tests.example_task import example_task
-from tests.synthagent.worlds.changed import changed
+from tests.synthagent.worlds.changed import Data, changed
 
 TASK = example_task()
 IMAGE = compile_world(TASK.world)
@@ -23,11 +28,11 @@ GOLD = run_plan(IMAGE, TASK, TASK.gold_plans[0])
 ANSWERED = EpisodeEnd(outcome=EpisodeOutcome.ANSWERED)
 
 
-def log(*bodies):
+def log(*bodies: EventBody) -> list[Event]:
     return [Event(sequence=number, body=body) for number, body in enumerate(bodies)]
 
 
-def replaced(position, body):
+def replaced(position: int, body: EventBody) -> list[Event]:
     return [
         *GOLD[:position],
         GOLD[position].model_copy(update={"body": body}),
@@ -35,7 +40,7 @@ def replaced(position, body):
     ]
 
 
-def invalid(events, task=TASK):
+def invalid(events: list[Event], task: Task = TASK) -> InvalidReason | None:
     verdict = judge(task, IMAGE, events, "paper")
     assert verdict.reward is None
     assert verdict.results == ()
@@ -79,6 +84,7 @@ def test_an_unknown_preset_is_an_error() -> None:
 
 def test_a_result_that_replay_does_not_give_is_invalid() -> None:
     result = GOLD[1].body
+    assert isinstance(result, ToolResult)
     for change in (
         {"result": '{"courts":[]}'},
         {"state_hash": "0" * 32},

@@ -1,4 +1,5 @@
 import sqlite3
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -57,8 +58,13 @@ def test_nothing_hides_a_subquery_in_from(parts: list[str]) -> None:
     sql = " ".join(["SELECT 1 FROM t,", *parts, "(SELECT 2)"])
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE t (a)")
-    selects = []
-    connection.set_authorizer(lambda action, *_: selects.append(action) or sqlite3.SQLITE_OK)
+    selects: list[int] = []
+
+    def watch(action: int, *_: object) -> int:
+        selects.append(action)
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(watch)
     try:
         connection.execute(f"EXPLAIN {sql}")
     except sqlite3.Error:

@@ -1,0 +1,1 @@
+import services.rollout.policy  # noqa: F401 - before torch: it keeps idle OpenMP threads asleep

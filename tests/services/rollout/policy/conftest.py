@@ -48,7 +48,9 @@ def tiny_model(seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
         initializer_range=0.3,
         tie_word_embeddings=tied,
     )
-    return LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    model.train(mode=False)
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from services.rollout.policy.convert import convert, verify
 from synthagent.errors import Corrupt
+from synthagent.models import DEFAULT_MODEL
 from tests.services.rollout.policy.conftest import write_tokenizer
 
 
@@ -98,15 +101,32 @@ def test_an_unwritable_place_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_runs_at_the_same_time_leave_one_whole_model(default_folder: Path, tmp_path: Path) -> None:
-    """Two runs over a damaged folder: one repairs it, the other waits and finds it whole."""
+def test_runs_at_the_same_time_build_once(default_folder: Path, tmp_path: Path) -> None:
+    """Runs over a damaged folder: the first one repairs it, the others wait and find it whole."""
     target = tmp_path / "model"
-    shutil.copytree(default_folder, target, ignore=lambda *_: ["model.safetensors"])
-    command = [sys.executable, "-m", "services.rollout.policy.convert", "--out", str(target)]
-    runs = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
-    errors = [run.communicate()[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
+    target.mkdir()
+    (target / "config.json").write_text("damaged")
+    built: list[Path] = []
+
+    def build(_source: Path, folder: Path) -> None:
+        built.append(folder)
+        assert (target / "config.json").read_text() == "damaged"  # untouched while we work
+        time.sleep(0.1)
+        shutil.copytree(default_folder, folder, copy_function=os.symlink)
+
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(convert, DEFAULT_MODEL, target, build) for _ in range(4)]
+        assert [run.result() for run in runs] == [target] * 4
+    assert len(built) == 1
     verify(target)
-    built = [error for error in errors if b"Loading weights" in error]
-    assert len(built) <= 1
     assert sorted(p.name for p in tmp_path.iterdir()) == [".model.lock", "model"]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def build(_source: Path, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    with pytest.raises(Corrupt, match="lacks"):
+        convert(DEFAULT_MODEL, tmp_path / "model", build)
+    assert [p.name for p in tmp_path.iterdir()] == [".model.lock"]
