@@ -57,7 +57,7 @@ class ModelSettings(Section):
 class RolloutSettings(Section):
     """[rollout]: the service that runs episodes."""
 
-    address: str = "127.0.0.1:50055"
+    address: str = "127.0.0.1:50051"
     """host:port of the rollout service."""
     policy: str = "default"
     """Name of the policy to train and publish."""

@@ -16,7 +16,18 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from synthagent.store.database import now
@@ -349,24 +360,8 @@ def unfinished(connection: Connection, run_id: str) -> int:
 def weights(connection: Connection, run_id: str, step: int) -> list[Weight]:
     """The episodes of a step in batch order: by group, then index."""
     mine = (_group.c.run_id == run_id, _group.c.step == step)
-    tokens: dict[str, int] = dict(
-        connection.execute(
-            select(_segment.c.trajectory_id, func.sum(func.length(_segment.c.token_ids)) / 4)
-            .join(_episode, _episode.c.trajectory_id == _segment.c.trajectory_id)
-            .join(_group, _group.c.group_id == _episode.c.group_id)
-            .where(*mine)
-            .group_by(_segment.c.trajectory_id)
-        ).tuples()
-    )
-    events: dict[str, int] = dict(
-        connection.execute(
-            select(_event.c.trajectory_id, func.count())
-            .join(_episode, _episode.c.trajectory_id == _event.c.trajectory_id)
-            .join(_group, _group.c.group_id == _episode.c.group_id)
-            .where(*mine)
-            .group_by(_event.c.trajectory_id)
-        ).tuples()
-    )
+    tokens = _totals(connection, _segment, func.sum(func.length(_segment.c.token_ids)) // 4, mine)
+    events = _totals(connection, _event, func.count(), mine)
     statement = (
         select(_episode.c.trajectory_id, _episode.c.group_id, _episode.c.state)
         .join(_group, _group.c.group_id == _episode.c.group_id)
@@ -378,11 +373,28 @@ def weights(connection: Connection, run_id: str, step: int) -> list[Weight]:
             trajectory_id=row.trajectory_id,
             group_id=row.group_id,
             ended=row.state == EpisodeState.ENDED.value,
-            tokens=int(tokens.get(row.trajectory_id, 0)),
-            events=int(events.get(row.trajectory_id, 0)),
+            tokens=tokens.get(row.trajectory_id, 0),
+            events=events.get(row.trajectory_id, 0),
         )
         for row in connection.execute(statement)
     ]
+
+
+def _totals(
+    connection: Connection,
+    table: Table,
+    total: ColumnElement[int],
+    mine: tuple[ColumnElement[bool], ...],
+) -> dict[str, int]:
+    """A total over the rows that each episode of a step has in a table."""
+    statement = (
+        select(table.c.trajectory_id, total.label("total"))
+        .join(_episode, _episode.c.trajectory_id == table.c.trajectory_id)
+        .join(_group, _group.c.group_id == _episode.c.group_id)
+        .where(*mine)
+        .group_by(table.c.trajectory_id)
+    )
+    return {row.trajectory_id: int(row.total) for row in connection.execute(statement)}
 
 
 def waiting(connection: Connection, run_id: str, step: int) -> int:

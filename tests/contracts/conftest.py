@@ -42,9 +42,10 @@ class Probe:
             await self.behaviour()
 
     async def register(self, server: grpc.aio.Server, _resources: Resources) -> Service:
+        rollout = ProbeRollout(self)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
         judge_pb2_grpc.add_RubricJudgeServicer_to_server(ProbeJudge(self), server)
         tool_pb2_grpc.add_ToolMockServicer_to_server(ProbeTools(self), server)
-        rollout_pb2_grpc.add_RolloutServicer_to_server(ProbeRollout(self), server)
+        rollout_pb2_grpc.add_RolloutServicer_to_server(rollout, server)
         names = ("RubricJudge", "ToolMock", "Rollout")
         return ProbeService(tuple(f"synthagent.api.v1.{name}" for name in names), self)
 
@@ -79,8 +80,10 @@ class ProbeTools(tool_pb2_grpc.ToolMockServicer):
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
 
-    async def Session(self, request_iterator: Any, context: Any) -> None:
-        while (await context.read()) is not grpc.aio.EOF:
+    async def Session(  # type: ignore[override]  # its stub knows generators only
+        self, request_iterator: Any, context: Any
+    ) -> None:
+        while isinstance(await context.read(), tool_pb2.SessionRequest):
             await self._probe.act()
             await context.write(tool_pb2.SessionResponse())
 
@@ -98,9 +101,9 @@ class ProbeRollout(rollout_pb2_grpc.RolloutServicer):
         self, request: Any, context: Any
     ) -> AsyncIterator[rollout_pb2.WatchRunResponse]:
         self._probe.seconds_left = context.time_remaining()
-        yield rollout_pb2.WatchRunResponse(run={"run_id": request.run_id})
+        yield rollout_pb2.WatchRunResponse(run=rollout_pb2.Run(run_id=request.run_id))
         await self._probe.act()
-        yield rollout_pb2.WatchRunResponse(run={"run_id": "last"})
+        yield rollout_pb2.WatchRunResponse(run=rollout_pb2.Run(run_id="last"))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -61,7 +62,8 @@ async def judged(channel: grpc.aio.Channel, timeout: float | None = 5.0) -> grpc
 
 
 def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    (data,) = [value for key, value in error.trailing_metadata() if key == DETAILS]
+    trailers: Any = error.trailing_metadata()  # pairs, whatever its stub says
+    (data,) = [value for key, value in trailers if key == DETAILS]
     return status_pb2.Status.FromString(data)
 
 
@@ -161,7 +163,9 @@ async def test_a_stream_needs_no_deadline_and_fails_like_a_unary_call(
 
     probe.behaviour = fail
     call = rollout_pb2_grpc.RolloutStub(channel).WatchRun(rollout_pb2.WatchRunRequest(run_id="r"))
-    assert (await call.read()).run.run_id == "r"
+    first = await call.read()
+    assert isinstance(first, rollout_pb2.WatchRunResponse)
+    assert first.run.run_id == "r"
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await call.read()
     assert isinstance(from_rpc_error(failure.value), errors.NotFound)

@@ -130,7 +130,8 @@ async def test_what_does_not_end_in_time_is_ended_as_unavailable(
         stopping(brief, probe) as (server, stop),
         grpc.aio.insecure_channel(server.address) as channel,
     ):
-        session = tool_pb2_grpc.ToolMockStub(channel).Session()
+        stub: Any = tool_pb2_grpc.ToolMockStub(channel)  # its stub asks for requests up front
+        session = stub.Session()
         await session.write(tool_pb2.SessionRequest())
         assert await session.read() == tool_pb2.SessionResponse()
         probe.behaviour = lambda: asyncio.sleep(60)

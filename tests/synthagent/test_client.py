@@ -97,8 +97,9 @@ async def test_a_run_from_creation_to_trajectory(client: SynthAgentClient) -> No
     )
     created = await client.create_run("run", spec)
     assert (await client.create_run("run", spec)).created_at == created.created_at
+    other = rollout_pb2.RunSpec(reference=rollout_pb2.REFERENCE_AGENT_NOOP, tasks=spec.tasks)
     with pytest.raises(Conflict):
-        await client.create_run("run", rollout_pb2.RunSpec(reference=2, tasks=spec.tasks))
+        await client.create_run("run", other)
     states = [run async for run in client.watch_run("run")]
     assert states[-1].state == rollout_pb2.RUN_STATE_SUCCEEDED
     assert states[-1].progress.mean_reward == 1.0

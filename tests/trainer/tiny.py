@@ -1,4 +1,4 @@
-"""A tiny random Llama, samples for it, and the plain float32 reference that everything must equal."""
+"""A tiny random Llama, samples for it, and the plain float32 reference to be equalled."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ def write_model(folder: Path, seed: int = 0) -> Path:
         bos_token_id=None,
         eos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)  # type: ignore[no-untyped-call]  # theirs
     (folder / "tokenizer.json").write_text("{}")
     return folder
 
 
 def load_plain(folder: Path) -> PreTrainedModel:
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return LlamaForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
 
 
 def make_sample(rng: np.random.Generator, name: str, prompt: np.ndarray, length: int) -> Sample:

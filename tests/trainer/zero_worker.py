@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
+import orjson
 import torch
 from torch import Tensor
 
@@ -39,22 +39,20 @@ def settings(stage: int, precision: str = "float32") -> DeepSpeedSettings:
 
 
 def grpo(scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
-    loss = policy_loss(
-        scores.logprobs, scores.old_logprobs, scores.advantages, Clipping(0.2, 0.28)
-    )
+    loss = policy_loss(scores.logprobs, scores.old_logprobs, scores.advantages, Clipping(0.2, 0.28))
     return loss.total, {"clip_fraction": loss.clipped}
 
 
 def main(model: Path, out: Path) -> None:
     ranks = join_ranks(1)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, list[float]] = {}
 
     def step(engine: TrainingEngine, number: int) -> None:
         # Three groups over two ranks: one rank has fewer rows than the other.
         share = make_groups(seed=number)[ranks.rank :: ranks.world_size]
         update = engine.update(pack(share, 60), grpo, learning_rate=RATES[number])
         name = f"stage{engine.stage}-step{number}"
-        found[name] = np.array([update.loss, update.gradient_norm, update.policy_tokens])
+        found[name] = [update.loss, update.gradient_norm, update.policy_tokens]
 
     for stage in (1, 2, 3):
         engine = TrainingEngine(model, ModelSettings(logits_chunk=7), settings(stage))
@@ -76,7 +74,7 @@ def main(model: Path, out: Path) -> None:
         write_weights(engine, out / f"stage{stage}-resumed.safetensors")
         engine.close()
     if ranks.first:
-        np.savez(out / "updates.npz", **found)
+        (out / "updates.json").write_bytes(orjson.dumps(found))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ checked as a whole before anything is built from it, so a bad one changes nothin
 are immutable.
 
 Packing: on a CPU, oneDNN multiplies a weight matrix 1.5 to 2 times faster when it is laid out in
-blocks beforehand (2 cores, batch 32, all matrices of SmolLM2-135M: 53 ms instead of 85 in bfloat16,
-93 ms instead of 139 in float32). The operators are the ones that torch's own compiler emits.
+blocks beforehand (one thread, batch 32, all matrices of SmolLM2-135M: 53 ms instead of 85 in
+bfloat16, 93 ms instead of 139 in float32). The operators are the ones that torch's own compiler
+emits.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tests.example_task import example_task
 from tests.services.rollout.conftest import certified_tasks
 
 
-def _play(task: Task, name: ReferenceAgent, user=lambda task, text: _answer(task, text)):
+def _play(task: Task, name: ReferenceAgent, user=None):
     """Plays an agent against the task's world and a user who answers every known question."""
     events: list[Event] = []
     agent = ScriptedAgent(name, task)
@@ -30,7 +30,7 @@ def _play(task: Task, name: ReferenceAgent, user=lambda task, text: _answer(task
             if turn.action is AgentAction.CALL:
                 record(session.call(turn.tool, turn.arguments))
             elif turn.action is AgentAction.MESSAGE:
-                record(user(task, turn.text))
+                record((user or _answer)(task, turn.text))
     return events
 
 

@@ -22,14 +22,13 @@ async def test_a_repeat_of_the_last_call_gets_the_stored_result() -> None:
         assert session.sequence == 2
 
 
-@pytest.mark.parametrize("sequence", [0, 3, 2**32 - 1])
+@pytest.mark.parametrize("sequence", [0, 1, 4, 2**32 - 1])
 async def test_a_gap_is_refused(sequence: int) -> None:
     async with Sessions(1).open(IMAGE, [FIND, FIND]) as session:
         session.answer(2, *FIND)
         state = session.state_hash
-        number = sequence if sequence != 3 else 4
         with pytest.raises(InvalidInput, match="out of order; the next number is 3") as caught:
-            session.answer(number, *BOOK)
+            session.answer(sequence, *BOOK)
         assert caught.value.field == "call.sequence"
         assert session.state_hash == state
 

@@ -8,9 +8,9 @@ from synthagent.errors import InvalidInput
 T = TypeVar("T")
 
 
-def attempt(convert: Callable[[], T]) -> tuple[T, None] | tuple[None, InvalidInput]:
+def attempt(convert: Callable[[], T]) -> T | InvalidInput:
     """What `convert` gives, or how it refused; any other exception goes on."""
     try:
-        return convert(), None
+        return convert()
     except InvalidInput as error:
-        return None, error
+        return error

@@ -1,8 +1,12 @@
 """Random values of every part of a task and an episode, valid by construction."""
 
+from typing import TypeVar
+
 from hypothesis import strategies as st
 
 from synthagent.worlds import episode, spec
+
+T = TypeVar("T")
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
@@ -16,12 +20,14 @@ json_values = st.recursive(
 json_objects = st.dictionaries(texts, json_values, max_size=4)
 
 
-def tuples(strategy, least=0, most=3):
+def tuples(
+    strategy: st.SearchStrategy[T], least: int = 0, most: int = 3
+) -> st.SearchStrategy[tuple[T, ...]]:
     return st.lists(strategy, min_size=least, max_size=most).map(tuple)
 
 
 @st.composite
-def tables(draw):
+def tables(draw: st.DrawFn) -> spec.Table:
     columns = draw(st.lists(names, min_size=1, max_size=4, unique=True))
     key = draw(st.integers(-1, len(columns) - 1))
     return spec.Table(
@@ -40,7 +46,7 @@ def tables(draw):
 
 
 @st.composite
-def statements(draw, kind):
+def statements(draw: st.DrawFn, kind: spec.StatementKind) -> spec.Statement:
     shape = draw(st.sampled_from(spec.ReturnShape)) if kind == spec.StatementKind.RETURN else None
     return spec.Statement(
         kind=kind,
@@ -125,7 +131,7 @@ certificates = st.builds(
 
 
 @st.composite
-def tasks(draw, base):
+def tasks(draw: st.DrawFn, base: spec.Task) -> spec.Task:
     """A task like `base`, with other tables, and with more tools, facts and criteria."""
     known_facts = {fact.fact_id for fact in base.facts}
     known_criteria = {criterion.criterion_id for criterion in base.criteria}

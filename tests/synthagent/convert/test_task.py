@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from synthagent.api.v1 import task_pb2
 from synthagent.convert import split_from_proto, split_to_proto, task_from_proto, task_to_proto
 from synthagent.errors import InvalidInput
-from synthagent.worlds.spec import Certificate, Gate, GateResult, GateStatus, Task, task_digest
+from synthagent.worlds.spec import (
+    CalledCheck,
+    Certificate,
+    Gate,
+    GateResult,
+    GateStatus,
+    Task,
+    task_digest,
+)
 from tests.example_task import example_task
 from tests.synthagent.convert import strategies
 from tests.synthagent.convert.refusals import attempt
@@ -41,7 +49,9 @@ def test_key_order_of_schemas_and_arguments_survives() -> None:
     tool = EXAMPLE.world.tools[0].model_copy(update={"input_schema": schema})
     world = EXAMPLE.world.model_copy(update={"tools": (tool, *EXAMPLE.world.tools[1:])})
     again = through_wire(EXAMPLE.model_copy(update={"world": world}))
-    assert list(again.world.tools[0].input_schema["properties"]) == ["zeta", "alpha"]
+    properties = again.world.tools[0].input_schema["properties"]
+    assert isinstance(properties, dict)
+    assert list(properties) == ["zeta", "alpha"]
 
 
 @settings(deadline=None, max_examples=100)
@@ -61,12 +71,12 @@ def convert_or_refuse(data: bytes) -> None:
         message = task_pb2.Task.FromString(data)
     except DecodeError:
         return
-    task, refusal = attempt(lambda: task_from_proto(message))
-    if refusal is not None:
-        assert refusal.field.startswith("task")
-        assert refusal.field in refusal.message
+    outcome = attempt(lambda: task_from_proto(message))
+    if isinstance(outcome, InvalidInput):
+        assert outcome.field.startswith("task")
+        assert outcome.field in outcome.message
     else:
-        assert through_wire(task) == task
+        assert through_wire(outcome) == outcome
 
 
 def with_change(statement: str) -> task_pb2.Task:
@@ -164,7 +174,9 @@ def test_defaults_of_the_contract() -> None:
     message.world.tables[0].rows_json = ""
     task = task_from_proto(message)
     assert task.criteria[1].weight == 1.0
-    assert task.criteria[1].check.min_count == 1
+    check = task.criteria[1].check
+    assert isinstance(check, CalledCheck)
+    assert check.min_count == 1
     assert task.world.tables[0].rows == ()
 
 

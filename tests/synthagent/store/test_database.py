@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -46,9 +47,7 @@ async def test_many_writers_share_commits(database_url: str) -> None:
     upgrade(database_url)
     metrics = ServerMetrics()
     store = Store(database_url, metrics=metrics)
-    await asyncio.gather(
-        *(store.write(lambda c, number=number: put(c, number)) for number in range(200))
-    )
+    await asyncio.gather(*(store.write(partial(put, number=number)) for number in range(200)))
     assert await store.read(versions) == list(range(200))
     commits = metrics.registry.get_sample_value("synthagent_store_commit_seconds_count")
     assert metrics.registry.get_sample_value("synthagent_store_writes_total") == 200
@@ -64,7 +63,7 @@ async def test_one_failure_hurts_no_other_write(store: Store) -> None:
 
     outcomes = await asyncio.gather(
         *(
-            store.write(fail if number == 5 else lambda c, number=number: put(c, number))
+            store.write(fail if number == 5 else partial(put, number=number))
             for number in range(10)
         ),
         return_exceptions=True,
@@ -110,10 +109,7 @@ async def test_a_write_that_is_cancelled_while_it_waits_does_not_stop_the_others
 async def test_close_commits_what_waits_and_refuses_more(database_url: str) -> None:
     upgrade(database_url)
     store = Store(database_url)
-    writes = [
-        asyncio.create_task(store.write(lambda c, number=number: put(c, number)))
-        for number in range(20)
-    ]
+    writes = [asyncio.create_task(store.write(partial(put, number=number))) for number in range(20)]
     await asyncio.sleep(0)
     await store.close()
     await asyncio.gather(*writes)

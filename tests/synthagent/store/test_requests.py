@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from synthagent.api.v1 import user_pb2
+from synthagent.api.v1.trajectory_pb2 import UserReply
 from synthagent.errors import InvalidInput, NotFound, RequestIdReused
 from synthagent.store import Store, once
 from synthagent.store.requests import find, record
@@ -17,7 +18,7 @@ class Simulator:
     async def reply(self) -> user_pb2.ReplyResponse:
         self.asked += 1
         await asyncio.sleep(0.01)
-        return user_pb2.ReplyResponse(reply={"text": f"answer {self.asked}"})
+        return user_pb2.ReplyResponse(reply=UserReply(text=f"answer {self.asked}"))
 
 
 async def ask(
@@ -122,7 +123,7 @@ async def test_a_request_id_has_1_to_64_characters(store: Store, request_id: str
 
 async def test_the_same_id_of_another_method_is_another_request(store: Store) -> None:
     request = user_pb2.ReplyRequest(request_id="a")
-    response = user_pb2.ReplyResponse(reply={"text": "x"})
+    response = user_pb2.ReplyResponse(reply=UserReply(text="x"))
     await store.write(lambda c: record(c, "m", "a", request, response))
     await store.write(lambda c: record(c, "n", "a", request, None))
     assert await store.read(lambda c: find(c, "m", "a", request)) == response.SerializeToString()

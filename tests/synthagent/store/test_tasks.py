@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 
 import pytest
 from sqlalchemy import text
@@ -44,13 +45,11 @@ async def test_a_task_that_is_not_there(store: Store) -> None:
 async def test_pages_follow_the_order_of_admission(store: Store, certified: Task) -> None:
     ids = [f"task-{number}" for number in (3, 1, 2, 5, 4)]
     for task_id in ids:
-        await store.write(lambda c, task_id=task_id: tasks.put(c, renamed(certified, task_id)))
+        await store.write(partial(tasks.put, task=renamed(certified, task_id)))
     seen: list[str] = []
     token, pages = "", 0
     while True:
-        page = await store.read(
-            lambda c, token=token: tasks.list_page(c, page_size=2, page_token=token)
-        )
+        page = await store.read(partial(tasks.list_page, page_size=2, page_token=token))
         seen += [summary.task_id for summary in page.tasks]
         pages += 1
         token = page.next_page_token
@@ -95,7 +94,7 @@ async def test_the_cache_forgets_the_least_recently_used(store: Store, certified
         # The identifier is part of what a certificate covers.
         task = renamed(certified, task_id, certificate=None)
         task = task.model_copy(update={"certificate": certify(task)})
-        await store.write(lambda c, task=task: tasks.put(c, task))
+        await store.write(partial(tasks.put, task=task))
     cache = TaskCache(store, size=2)
     _, first = await cache.get_certified("a")
     await cache.get_certified("b")
@@ -114,7 +113,7 @@ async def test_nothing_uncertified_is_handed_out(store: Store, certified: Task) 
         renamed(certified, "old", certificate=wrong),
         renamed(certified, "changed", instruction="Something else."),
     ):
-        await store.write(lambda c, task=task: tasks.put(c, task))
+        await store.write(partial(tasks.put, task=task))
         with pytest.raises(Uncertified, match="Import it again"):
             await TaskCache(store).get_certified(task.task_id)
 

@@ -1,3 +1,4 @@
+import json
 import time
 from typing import Any
 
@@ -101,8 +102,8 @@ def test_any_text_is_an_object_or_an_error(text: str) -> None:
 def test_any_value_is_bound_or_an_error(value: Any) -> None:
     made = ArgumentSchema(schema(a={}))
     try:
-        bound = made.check({"a": value})["a"]
-    except (ArgumentError, ValueError):
+        bound = made.check(parse(json.dumps({"a": value})))["a"]
+    except ArgumentError:
         return
     assert bound is None or isinstance(bound, str | int | float)
     assert not isinstance(bound, int) or -(2**63) <= bound < 2**63
