@@ -64,6 +64,8 @@ def train(config: TrainerConfig, console: Console, *, must_resume: bool = False)
             checkpoints.restore(engine)
             console.print(f"resumed after {place.stage} step {place.step}")
         _loop(training)
+    if log is not None:
+        log.close()
     engine.close()
 
 

@@ -12,10 +12,11 @@ import logging
 import math
 import os
 import socket
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -108,7 +109,8 @@ def join_ranks(threads: int | None) -> Ranks:
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     # Rank 0 evaluates and publishes while the others wait: far longer than a collective.
-    deepspeed.init_distributed(backend, timeout=timedelta(hours=24), verbose=False)
+    with redirect_stdout(sys.stderr):
+        deepspeed.init_distributed(backend, timeout=timedelta(hours=24), verbose=False)
     return Ranks(comm.get_rank(), comm.get_world_size())
 
 
@@ -134,11 +136,12 @@ class TrainingEngine:
             entropy_gradient=entropy_gradient,
         )
         scorer.train()
-        self.deepspeed, _, _, _ = deepspeed.initialize(
-            model=scorer,
-            model_parameters=[p for p in scorer.parameters() if p.requires_grad],
-            config=deepspeed_config(settings),
-        )
+        with redirect_stdout(sys.stderr):  # DeepSpeed prints its memory; stdout is the user's
+            self.deepspeed, _, _, _ = deepspeed.initialize(
+                model=scorer,
+                model_parameters=[p for p in scorer.parameters() if p.requires_grad],
+                config=deepspeed_config(settings),
+            )
         self.scorer = scorer
         self.stage = settings.stage
         self.ranks = Ranks(comm.get_rank(), comm.get_world_size())

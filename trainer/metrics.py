@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import orjson
 from prometheus_client import start_http_server
@@ -23,8 +24,21 @@ class MetricsLog:
         self._path = path
         self._prometheus = TrainerMetrics()
         path.touch()
+        self._server: WSGIServer | None = None
         if port is not None:
-            start_http_server(port, registry=self._prometheus.registry)
+            self._server, self._thread = start_http_server(port, registry=self._prometheus.registry)
+
+    @property
+    def port(self) -> int | None:
+        """Port that serves metrics."""
+        return self._server.server_port if self._server else None
+
+    def close(self) -> None:
+        """Frees the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
 
     @property
     def length(self) -> int:

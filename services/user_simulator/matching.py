@@ -38,6 +38,9 @@ _DETERMINERS = frozenset(
     )
 )
 _ASK_FOR_NOUN = frozenset((("what",), ("which",), ("whose",), ("how", "many"), ("how", "much")))
+_BOUNDARIES = frozenset().union(
+    *(lexicon().words[name] for name in ("function", "auxiliary", "wh"))
+)
 _HOLDERS = frozenset(map(stem, ("have", "want", "need", "prefer", "like", "wish", "know", "use")))
 
 
@@ -168,7 +171,7 @@ class Matcher:
                 complement = [] if complement is None else complement
             elif word in _DETERMINERS and complement is not None and not complement:
                 pass
-            elif word in lexicon().words["function"] or word in lexicon().words["auxiliary"]:
+            elif word in _BOUNDARIES:
                 close(word)
                 definite = word in _DETERMINERS
             elif word in modifiers and root not in self._own:
@@ -199,6 +202,9 @@ class Matcher:
                 return True
             if not self._incidental(noun):
                 return False
+        if asked_by == ("how",):
+            named = bool(stems & fact.own)
+            return named and not any(noun.definite and self._foreign(fact, noun) for noun in nouns)
         if answers and asked_by not in {("what",), ("which",)}:
             if asked_by in {("how", "many"), ("how", "much")} and focus:
                 return False

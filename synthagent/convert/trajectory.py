@@ -228,7 +228,8 @@ def segment_from_proto(message: pb.TokenSegment, path: str = "segment") -> Token
     """The run of tokens of a message. Raises InvalidInput."""
     source = _SOURCE.from_number(message.source, f"{path}.source")
     expected = len(message.token_ids) if source is TokenSource.POLICY else 0
-    if len(message.logprobs) != expected:
+    # A demonstration's tokens were not sampled and have no log-probabilities.
+    if message.logprobs and len(message.logprobs) != expected:
         raise InvalidInput(
             f"{path}.logprobs has {len(message.logprobs)} values for {expected} policy tokens.",
             field=f"{path}.logprobs",

@@ -195,7 +195,7 @@ class Demo:
 
     async def _show_conversation(self, address: str) -> None:
         async with SynthAgentClient(address) as client:
-            runs = [run async for run in client.list_runs() if "-eval" in run.run_id]
+            runs = [run async for run in client.list_runs() if run.run_id.endswith("-after-rl")]
             best = max(
                 [item async for item in client.list_trajectories(runs[0].run_id)],
                 key=lambda item: item.verdict.reward,

@@ -16,7 +16,7 @@ from sqlmodel import col
 from synthagent.errors import Conflict, Corrupt, InvalidInput, NotFound, Uncertified
 from synthagent.store.database import Store, now
 from synthagent.store.tables import TaskRow
-from synthagent.worlds.certify import verify
+from synthagent.worlds.certificate import verify
 from synthagent.worlds.engine import WorldImage, compile_world
 from synthagent.worlds.spec import Split, Task, task_digest
 

@@ -1,8 +1,8 @@
 """Certification: the nine gates, in order, and the certificate that records them.
 
 `certify` runs the gates up to the first that fails; `admit` returns the task with its certificate
-or says which gate rejected it; `verify` is what everything that runs a task asks first. The gates
-themselves are in `gates` (what a plan does) and `secrecy` (what an agent can read).
+or says which gate rejected it. The gates themselves are in `gates` (what a plan does) and `secrecy`
+(what an agent can read); `certificate` checks what they left behind.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.secrecy import information_gap
 from synthagent.worlds.spec import Certificate, Gate, GateResult, GateStatus, Task, task_digest
 
-__all__ = ["NotCertifiedError", "Rejected", "admit", "certify", "verify"]
-
 
 class Rejected(ValueError):
     """A task that a gate rejected: which, and why."""
@@ -25,10 +23,6 @@ class Rejected(ValueError):
         super().__init__(f"{gate}: {reason}")
         self.gate = gate
         self.reason = reason
-
-
-class NotCertifiedError(ValueError):
-    """A task that must not be run: its certificate is missing, failed, outdated or of another."""
 
 
 def certify(task: Task, novelty: NoveltyIndex | None = None) -> Certificate:
@@ -103,21 +97,3 @@ def admit(task: Task, novelty: NoveltyIndex | None = None) -> Task:
     if novelty is not None:
         novelty.add(task)
     return task.model_copy(update={"certificate": certificate})
-
-
-def verify(task: Task) -> None:
-    """Makes sure that a task carries a passing certificate of its own. Raises NotCertifiedError."""
-    certificate = task.certificate
-    if certificate is None:
-        raise NotCertifiedError(f"task {task.task_id} has no certificate; import it first")
-    if not certificate.passed:
-        raise NotCertifiedError(f"task {task.task_id} has a certificate that did not pass")
-    if certificate.engine_version != ENGINE_VERSION:
-        raise NotCertifiedError(
-            f"task {task.task_id} was certified by engine {certificate.engine_version}, and this "
-            f"is engine {ENGINE_VERSION}; import it again"
-        )
-    if certificate.task_digest != task_digest(task):
-        raise NotCertifiedError(
-            f"task {task.task_id} was changed after it was certified; import it again"
-        )

@@ -36,7 +36,7 @@ class EpisodeOutcome(StrEnum):
 
     ANSWERED = "answered"
     TURN_LIMIT = "turn_limit"
-    TOKEN_LIMIT = "token_limit"
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - of text, not of access
     FAULT = "fault"
 
 

@@ -454,12 +454,9 @@ class Task(Value):
             check = criterion.check
             if isinstance(check, AskedCheck) and check.fact_id not in facts:
                 raise ValueError(f"criterion {criterion.criterion_id}: no fact {check.fact_id}")
-            if isinstance(check, CalledCheck) and check.after_criterion_id:
-                if check.after_criterion_id not in criteria:
-                    raise ValueError(
-                        f"criterion {criterion.criterion_id}: no criterion "
-                        f"{check.after_criterion_id}"
-                    )
+            after = check.after_criterion_id if isinstance(check, CalledCheck) else ""
+            if after and after not in criteria:
+                raise ValueError(f"criterion {criterion.criterion_id}: no criterion {after}")
         return self
 
     def fact(self, fact_id: str) -> Fact:

@@ -99,6 +99,7 @@ def compose(
         ),
     )
     _check_hidden(task)
+    _check_answer(task, values, _phrases(blueprint, shared))
     return task.model_copy(update={"task_id": _task_id(task)})
 
 
@@ -113,9 +114,28 @@ def _check_hidden(task: Task) -> None:
             *(f"{tool.name} {tool.description}" for tool in task.world.tools),
         )
     )
+    literals = [
+        value
+        for plan in task.gold_plans
+        for step in plan.steps
+        for value in step.arguments.values()
+        if not isinstance(value, dict)
+    ]
     for one in task.facts:
         if contains(shown, one.value):
             raise Unfit(f"{one.value!r} stands in a text that the agent reads")
+        others = (fact.value for fact in task.facts if fact is not one)
+        if any(contains(str(value), one.value) for value in (*literals, *others)):
+            raise Unfit(f"{one.value!r} stands in another value of the task")
+
+
+def _check_answer(task: Task, values: tuple[Scalar, ...], phrases: tuple[str, ...]) -> None:
+    """Raises Unfit where repeating the instruction would be taken for an answer."""
+    said = task.instruction
+    if all(contains(said, value) for value in values) and (
+        not phrases or any(contains(said, phrase) for phrase in phrases)
+    ):
+        raise Unfit("the instruction holds the answer")
 
 
 def _told(value: Scalar) -> str | int:

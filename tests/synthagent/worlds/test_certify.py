@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from synthagent.worlds import gates
-from synthagent.worlds.certify import NotCertifiedError, Rejected, admit, certify, verify
+from synthagent.worlds.certificate import verify
+from synthagent.worlds.certify import Rejected, admit, certify
 from synthagent.worlds.engine import ENGINE_VERSION
 from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.spec import Gate, GateStatus, task_digest
@@ -374,25 +375,6 @@ def test_criteria_of_a_model_are_left_out() -> None:
     certificate = certify(changed(judged))
     assert certificate.passed
     assert certificate.gates[1].detail == "1 criteria that a model judges were left out"
-
-
-def test_verify_refuses_what_is_not_certified() -> None:
-    task = admit(example_task())
-    certificate = task.certificate
-    assert certificate is not None
-    with pytest.raises(NotCertifiedError, match="has no certificate"):
-        verify(example_task())
-    with pytest.raises(NotCertifiedError, match="was changed"):
-        verify(task.model_copy(update={"instruction": "Book any court."}))
-    for change, says in (
-        ({"gates": certificate.gates[:-1]}, "did not pass"),
-        ({"gates": certificate.gates[::-1]}, "did not pass"),
-        ({"engine_version": "0"}, "by engine 0"),
-        ({"task_digest": "0" * 64}, "was changed"),
-    ):
-        other = certificate.model_copy(update=change)
-        with pytest.raises(NotCertifiedError, match=says):
-            verify(task.model_copy(update={"certificate": other}))
 
 
 def test_a_plan_that_exhausts_the_engine_is_rejected() -> None:
