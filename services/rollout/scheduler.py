@@ -162,7 +162,10 @@ class Scheduler:
             work.ended(episode)
 
     async def _broke(self, episode: StoredEpisode, error: Exception, work: Work) -> None:
-        _log.error("episode broke", trajectory=episode.trajectory_id, exc_info=error)
+        if isinstance(error, SynthAgentError):
+            _log.warning("episode broke", trajectory=episode.trajectory_id, why=error.message)
+        else:
+            _log.error("episode broke", trajectory=episode.trajectory_id, exc_info=error)
         self._breaks[episode.trajectory_id] += not isinstance(error, _PASSING)
         again = _seconds_from_now(RETRY_SECONDS)
         with suppress(SynthAgentError, LeaseLost):  # else the lease ends by itself

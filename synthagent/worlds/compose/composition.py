@@ -197,7 +197,11 @@ def _drafts(
     strangers = [op for one in blueprint.distractors for op in one.ops]
     if len(wanted) > most:
         raise Unfit(f"{blueprint.scenario.id}: {len(wanted)} tools")
-    related = [op for op in blueprint.archetype.ops if op not in wanted and op not in strangers]
+    related = [
+        op
+        for op, operation in blueprint.archetype.ops.items()
+        if op not in wanted and not omit & set(operation.params)
+    ]
     rng.shuffle(related)
     room = max(0, count - len(wanted) - len(strangers))
     for op in [*related[:room], *strangers]:

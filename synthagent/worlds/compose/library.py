@@ -189,7 +189,7 @@ def library() -> Library:
         for name, content in read(_WORLDS / here / "levels.toml").items()
     }
     domains = {
-        name: parse_domain(name, {k: v for k, v in content.items() if k in archetypes or k in _DOMAIN_KEYS}, archetypes) for name, content in _each("domains") if set(content) & set(archetypes)  # DEV
+        name: parse_domain(name, content, archetypes) for name, content in _each("domains")
     }
     words = validate(Words, read(_WORLDS / here / "surface.toml"), "compose/surface.toml")
     return Library(archetypes, modules, distractors, people, domains, levels, words)

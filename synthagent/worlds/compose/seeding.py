@@ -35,6 +35,17 @@ class SeedError(ValueError):
     """A recipe that cannot be followed; a fault of a data file."""
 
 
+def _word(text: str) -> Scalar:
+    return int(text) if text.isdigit() else text
+
+
+def _is_number(recipe: str) -> bool:
+    what, _, rest = recipe.partition(":")
+    return what in {"measure", "low", "mid", "high", "int"} or (
+        what in {"const", "one"} and rest.split(",")[0].isdigit()
+    )
+
+
 class Seeds:
     """The rows of one world while they are made, and the scenario's variables."""
 
@@ -89,8 +100,8 @@ class Seeds:
         sizes = {}
         for name, recipe in self._tables.items():
             wanted = sum(row.table == name for row in bound)
-            # a table always keeps at least two rows that the scenario does not speak of
-            size = max(self._rng.randint(*recipe.rows), wanted + 2)
+            # unless it starts empty, a table has at least two rows beside the scenario's
+            size = max(self._rng.randint(*recipe.rows), wanted + 2) if recipe.rows[1] else wanted
             sizes[name] = size
             self._positions[name] = self._rng.sample(range(size), size)
         for row in bound:
@@ -141,9 +152,9 @@ class Seeds:
         if what == "code":
             return str(rng.randint(10 ** (int(rest) - 1), 10 ** int(rest) - 1))
         if what == "one":
-            return rng.choice(rest.split(","))
+            return _word(rng.choice(rest.split(",")))
         if what == "const":
-            return int(rest) if rest.lstrip("-").isdigit() else rest
+            return _word(rest)
         if what in {"ref", "rows"}:
             return self._reference(what, rest)
         raise SeedError(f"recipe {recipe!r} is unknown")
@@ -184,12 +195,10 @@ class Seeds:
         order = sorted(range(len(rows)), key=lambda at: self._positions[name][at])
         columns = []
         for column, how in recipe.columns.items():
-            values = [row[column] for row in rows]
-            number = any(isinstance(value, int) for value in values)
             columns.append(
                 Column(
                     name=column,
-                    type=ColumnType.INTEGER if number else ColumnType.TEXT,
+                    type=ColumnType.INTEGER if _is_number(how) else ColumnType.TEXT,
                     primary_key=how == "id",
                     nullable=how.endswith("?"),
                 )

@@ -129,7 +129,9 @@ def fact(rng: Random, recipe: FactRecipe, blueprint: Blueprint, teller: Teller, 
     replies = recipe.replies or concept.replies or (pool.replies if pool else ()) or shared_replies
 
     def told(template: str) -> str:
-        text = template.replace("{noun}", noun).replace("{unit}", unit).replace("{Noun}", capitalised(noun))
+        text = template.replace("{say}", pool.say if pool else "{value}")
+        text = text.replace("{noun}", noun).replace("{unit}", unit)
+        text = text.replace("{Noun}", capitalised(noun))
         return capitalised(teller.text(text)) if not text.startswith("{value}") else teller.text(text)
 
     return Fact(
