@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     """Folder in which converted models are kept. May be deleted; it is filled again."""
 
     evaluation_items: Path | None = None
-    """File of evaluation items, one text or JSON string a line, that no task may nearly equal.
+    """JSONL file of evaluation items that no task may nearly equal: objects with "id" and "text".
     None means that there are none to keep away from."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

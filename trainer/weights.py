@@ -30,6 +30,7 @@ def write_weights(engine: TrainingEngine, path: Path) -> str:
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # the rollout service may run as another user
         digest = file_sha256(partial)
         partial.replace(path)
     finally:

@@ -140,10 +140,10 @@ def _guesses(task: Task) -> dict[str, JsonValue]:
     guesses: dict[str, JsonValue] = {}
     for step in task.gold_plans[0].steps:
         for name, value in step.arguments.items():
-            if isinstance(value, dict) and str(value.get("$fact")) not in {"None", *guesses}:
+            if isinstance(value, dict) and "$fact" in value:
                 fact = task.fact(str(value["$fact"]))
                 others = alternatives.of(step, name, fact.value, {})
-                guesses[fact.fact_id] = others[0] if others else fact.value
+                guesses.setdefault(fact.fact_id, others[0] if others else fact.value)
     return guesses
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 from sqlmodel import col
 
 from synthagent.errors import Conflict, Corrupt, InvalidInput, NotFound, Uncertified
@@ -52,13 +52,19 @@ _LISTED = tuple(
 def put(connection: Connection, task: Task) -> bool:
     """Stores a certified task; returns False where the same task was stored before.
 
-    Raises Conflict where its identifier is taken by another task.
+    A task that is stored again brings its new certificate, as after a change of the engine. Raises
+    Conflict where its identifier is taken by another task.
     """
     digest = task_digest(task)
     stored = connection.execute(
         select(col(TaskRow.digest)).where(col(TaskRow.task_id) == task.task_id)
     ).scalar_one_or_none()
     if stored == digest:
+        connection.execute(
+            update(TaskRow)
+            .where(col(TaskRow.task_id) == task.task_id)
+            .values(body=task.model_dump_json())
+        )
         return False
     if stored is not None:
         raise Conflict(

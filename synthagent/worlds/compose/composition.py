@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -31,6 +31,7 @@ from synthagent.worlds.spec import (
     Restriction,
     Scalar,
     Split,
+    SqlProgram,
     Task,
     Tool,
     World,
@@ -40,6 +41,7 @@ from synthagent.worlds.spec import (
 _TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+([a-z_]+)")
 _REFERENCE = re.compile(r"^(?:\w+\[\$[\w.]+\]|\w+)\.(\w+)$")
 _PROBES = 12
+_MAX_PATHS = 2  # each further gold plan costs as much certification as the first
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,12 @@ def compose(
             *criteria.asked(told),
         ),
     )
-    _check_hidden(task)
+    _check_hidden(task, routes)
     _check_answer(task, values, _phrases(blueprint, shared))
     return task.model_copy(update={"task_id": _task_id(task)})
 
 
-def _check_hidden(task: Task) -> None:
+def _check_hidden(task: Task, routes: Iterable[Route]) -> None:
     """Raises Unfit where a fact's value stands in a text by chance."""
     persona = task.persona
     shown = "\n".join(
@@ -111,15 +113,15 @@ def _check_hidden(task: Task) -> None:
             task.instruction,
             *(persona.name, persona.role, persona.description),
             *(task.restriction.text, task.restriction.reason),
-            *(f"{tool.name} {tool.description}" for tool in task.world.tools),
+            *(text for tool in task.world.tools for text in _texts(tool)),
         )
     )
     literals = [
-        value
-        for plan in task.gold_plans
-        for step in plan.steps
-        for value in step.arguments.values()
-        if not isinstance(value, dict)
+        walked.arguments[name]
+        for route in routes
+        for walked, step in zip(route.walked, route.plan.steps, strict=True)
+        for name, value in step.arguments.items()
+        if not isinstance(value, dict) or "$fact" not in value
     ]
     for one in task.facts:
         if contains(shown, one.value):
@@ -127,6 +129,19 @@ def _check_hidden(task: Task) -> None:
         others = (fact.value for fact in task.facts if fact is not one)
         if any(contains(str(value), one.value) for value in (*literals, *others)):
             raise Unfit(f"{one.value!r} stands in another value of the task")
+
+
+def _texts(tool: Tool) -> Iterator[str]:
+    """Every text of a tool that the agent may read, but enumerations."""
+    yield from (tool.name, tool.description)
+    properties = tool.input_schema["properties"]
+    if isinstance(properties, dict):
+        for name, schema in properties.items():
+            yield name
+            if isinstance(schema, dict) and "description" in schema:
+                yield str(schema["description"])
+    if isinstance(tool.behaviour, SqlProgram):
+        yield from (statement.error_message for statement in tool.behaviour.statements)
 
 
 def _check_answer(task: Task, values: tuple[Scalar, ...], phrases: tuple[str, ...]) -> None:
@@ -170,7 +185,7 @@ def _paths(rng: Random, blueprint: Blueprint, level: Level) -> list[tuple[Step, 
                 paths.append(tuple(same if one is step else one for one in steps))
     if len(paths) > 1 and rng.random() < 0.4:
         paths[0], paths[1] = paths[1], paths[0]
-    return paths[:3]
+    return paths[:_MAX_PATHS]
 
 
 # --- tools
@@ -189,9 +204,8 @@ def _drafts(
     for op in blueprint.scenario.offers:
         wanted.setdefault(op, Draft(op, blueprint.ops[op], omit=omit))
     if forbid.draft.flag and forbid.draft.op in wanted:
-        wanted[forbid.draft.op].flag = forbid.draft.flag
-    else:
-        wanted[forbid.draft.key] = forbid.draft
+        forbid.draft.rules = wanted[forbid.draft.op].rules
+    wanted[forbid.draft.key] = forbid.draft
     least, most = level.tools
     count = rng.randint(least, most)
     strangers = [op for one in blueprint.distractors for op in one.ops]
@@ -261,6 +275,8 @@ def _build(
     style = rng.choice(level.styles)
     surface = Surface(rng, style, words, shared)
     surface.name_concepts(_concepts(drafts, blueprint), _table_nouns(blueprint))
+    for draft in drafts.values():
+        draft.flag = surface.field_key(draft.flag) if draft.flag else ""
     tables = _tables(drafts, blueprint)
     formats: dict[str, IdFormat] = {}
     taken: set[str] = set()

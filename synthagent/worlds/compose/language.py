@@ -10,7 +10,7 @@ how archetypes and modules are.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -409,8 +409,8 @@ class Words(Data):
     verbs: dict[str, Texts]
     id_names: Texts
     wrappers: Texts
+    also: Texts
     openings: Texts
-    bypass_flags: Texts
     questions: Texts
     replies: Texts
     measure_questions: Texts
@@ -418,4 +418,3 @@ class Words(Data):
     forbid: Texts
     refusals: Texts
     voices: tuple[str, ...]
-    extra: dict[str, Any] = {}

@@ -14,7 +14,6 @@ from synthagent.worlds.compose.blueprint import Blueprint, Unfit
 from synthagent.worlds.compose.seeding import Seeds
 from synthagent.worlds.compose.surface import Surface
 from synthagent.worlds.compose.toolset import Draft
-from synthagent.worlds.compose.wording import words_of
 from synthagent.worlds.spec import Scalar
 
 
@@ -44,7 +43,7 @@ def choose(
         options.append(Forbidden(tool, bypass.to, ()))
         if bypass.flag and not mini:
             flag = Draft(op=op, operation=operation, omit=omit)
-            flag.flag = "_".join(words_of(rng.choice(bypass.flag)))
+            flag.flag = rng.choice(bypass.flag)
             options.append(Forbidden(flag, bypass.to, ()))
     for one in blueprint.forbidden:
         if one.op not in used:

@@ -66,7 +66,7 @@ class Seeds:
         self._formats = formats
         self._labels = rng.sample(labels, len(labels)) if labels else []
         self._item = item
-        self._numbers = iter(rng.sample(range(1, 99), 60))
+        self._marks = iter(rng.sample([f"{letter}{n}" for letter in "ABCDEFGH" for n in range(2, 10)], 40))
         self._people: set[str] = set()
         self.variables: dict[str, Scalar] = {}
         self.rows: dict[str, list[Row]] = {name: [] for name in tables}
@@ -184,7 +184,7 @@ class Seeds:
     def _label(self) -> str:
         if self._labels:
             return self._labels.pop()
-        return f"{self._item.capitalize()} {next(self._numbers)}"
+        return f"{self._item.capitalize()} {next(self._marks)}"
 
     def tables(self) -> tuple[Table, ...]:
         """The tables of the world, rows in the order of their identifiers."""

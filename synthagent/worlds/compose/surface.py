@@ -146,7 +146,7 @@ class Surface:
         return self._concepts[key]
 
     def field_key(self, pattern: str) -> str:
-        """The name of a result's array."""
+        """The name of a flag, or of a result's array."""
         return self._join_field(words_of(render(pattern, self._words)))
 
     def name_tool(self, key: str, patterns: Iterable[str], noun: str) -> str:

@@ -97,14 +97,14 @@ def instruction(
     rng: Random, blueprint: Blueprint, teller: Teller, level: Level, shared: Words
 ) -> str:
     """The request, with an opening and a motive where the level has room for them."""
-    ask = teller.text(rng.choice(blueprint.scenario.asks))
-    for module in blueprint.modules:
-        if module.ask:
-            ask += ", " + teller.text(rng.choice(module.ask))
-    if blueprint.modules and sum(bool(module.ask) for module in blueprint.modules):
-        head, _, tail = ask.rpartition(", ")
-        ask = f"{head}, and {tail}"
+    ask, _, rest = teller.text(rng.choice(blueprint.scenario.asks)).partition("; ")
     sentence = capitalised(rng.choice(shared.wrappers).replace("{ask}", ask))
+    if rest:
+        sentence += f" {capitalised(rest)}."
+    also = [teller.text(rng.choice(module.ask)) for module in blueprint.modules if module.ask]
+    if also:
+        joined = " and ".join([", ".join(also[:-1]), also[-1]] if also[:-1] else also)
+        sentence += f" {rng.choice(shared.also).replace('{ask}', joined)}"
     if not level.prose:
         return sentence
     parts = [sentence]

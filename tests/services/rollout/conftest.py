@@ -38,11 +38,13 @@ def serve(tmp_path: Path) -> Serve:
         *services: str, **settings: object
     ) -> AsyncIterator[tuple[SynthAgentClient, Running]]:
         chosen = load_settings(
-            database_url=f"sqlite:///{tmp_path}/synthagent.db",
-            port=0,
-            metrics_port=None,
-            drain_seconds=2.0,
-            **settings,
+            **{
+                "database_url": f"sqlite:///{tmp_path}/synthagent.db",
+                "port": 0,
+                "metrics_port": None,
+                "drain_seconds": 2.0,
+                **settings,
+            }
         )
         registers = [
             importlib.import_module(f"services.{name}.servicer").register

@@ -18,10 +18,10 @@ from synthagent.api.v1 import rollout_pb2 as pb
 from synthagent.client import SynthAgentClient
 from synthagent.store import Store, upgrade
 from synthagent.store.tasks import put
-from tests.services.rollout.conftest import certified_tasks, finished, selection
+from tests.services.rollout.conftest import Serve, certified_tasks, finished, selection
 
 SPEC = pb.RunSpec(
-    reference=pb.REFERENCE_AGENT_PESTERER, tasks=selection(), group_size=12, max_turns=40, seed=3
+    reference=pb.REFERENCE_AGENT_PESTERER, tasks=selection(), group_size=8, max_turns=40, seed=3
 )
 
 
@@ -84,14 +84,12 @@ def _cut_short(database: Path) -> int:
 
 
 @pytest.mark.timeout(180)
-async def test_killed_at_random_moments_a_run_comes_out_the_same(tmp_path: Path):
+async def test_killed_at_random_moments_a_run_comes_out_the_same(serve: Serve, tmp_path: Path):
     undisturbed, disturbed = tmp_path / "undisturbed.db", tmp_path / "disturbed.db"
-    for database in (undisturbed, disturbed):
-        await _prepare(database)
-    with _process(undisturbed) as (_, address):
-        async with SynthAgentClient(address) as client:
-            await client.create_run("run", SPEC)
-            assert (await finished(client, "run")).progress.mean_reward == 1.0
+    await _prepare(disturbed)
+    async with serve(database_url=f"sqlite:///{undisturbed}") as (client, _):
+        await client.create_run("run", SPEC)
+        assert (await finished(client, "run")).progress.mean_reward == 1.0
 
     moments = random.Random(20)
     cut_short = []

@@ -29,6 +29,16 @@ async def test_a_task_is_kept_as_it_is(store: Store, certified: Task) -> None:
     assert await store.read(lambda c: tasks.get(c, certified.task_id)) == certified
 
 
+async def test_a_task_stored_again_brings_its_new_certificate(
+    store: Store, certified: Task
+) -> None:
+    assert certified.certificate is not None
+    old = certified.certificate.model_copy(update={"engine_version": "0"})
+    await store.write(lambda c: tasks.put(c, certified.model_copy(update={"certificate": old})))
+    await store.write(lambda c: tasks.put(c, certified))
+    assert await store.read(lambda c: tasks.get(c, certified.task_id)) == certified
+
+
 async def test_an_identifier_is_taken_once(store: Store, certified: Task) -> None:
     await store.write(lambda c: tasks.put(c, certified))
     other = certified.model_copy(update={"instruction": "Something else."})
