@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     """Whether trajectories of reference agents carry the tokens that the policy model would read
     and write for them, as demonstrations for supervised training. Needs the tokenizer only."""
 
-    model_cache: Path = Path("~/.cache/synthagent/models")
+    model_cache: Path = Path("~/.cache/synthagent")
     """Folder in which converted models are kept. May be deleted; it is filled again."""
 
     evaluation_items: Path | None = None

@@ -20,8 +20,8 @@ from services.rollout.run_control import no_run
 from services.rollout.scheduler import POLL_SECONDS, Scheduler
 from services.rollout.spec import RunSpec
 from synthagent.errors import Cancelled, InvalidInput, NotFound, PreconditionFailed, StepOutOfRange
-from synthagent.store import Store, episodes, runs
-from synthagent.store.episodes import Weight
+from synthagent.store import Store, batches, runs
+from synthagent.store.batches import Weight
 from synthagent.store.runs import RunState
 
 
@@ -97,10 +97,10 @@ class Batches:
                 self._scheduler.wake()
                 await bell.wait(POLL_SECONDS)
         batch_id = f"{run_id}.step-{step}"
-        stored = await self._store.read(lambda c: runs.batch(c, run_id, step))
+        stored = await self._store.read(lambda c: batches.batch(c, run_id, step))
         if stored is None:
             stored = await self._store.write(lambda c: _name(c, run_id, step, batch_id))
-        weights = await self._store.read(lambda c: episodes.weights(c, run_id, step))
+        weights = await self._store.read(lambda c: batches.weights(c, run_id, step))
         return _share(batch_id, stored, weights, rank, world_size)
 
 
@@ -121,12 +121,12 @@ def _is_ready(run_id: str, step: int, version: int, connection: Connection) -> b
             field="step",
             run_id=run_id,
         )
-    if runs.batch(connection, run_id, step) is not None:
+    if batches.batch(connection, run_id, step) is not None:
         return True
     if run.state is RunState.CANCELLED:
         raise Cancelled(f"Run {run_id!r} was cancelled before step {step} ended.", run_id=run_id)
     if step < runs.admitted_steps(connection, run_id):
-        return episodes.waiting(connection, run_id, step) == 0
+        return batches.waiting(connection, run_id, step) == 0
     needed = training.needed_version(step)
     if RunSpec.model_validate_json(run.spec).policy and version < needed:
         raise PreconditionFailed(
@@ -139,9 +139,9 @@ def _is_ready(run_id: str, step: int, version: int, connection: Connection) -> b
 
 def _name(connection: Connection, run_id: str, step: int, batch_id: str) -> tuple[str, ...]:
     """Makes the batch's row, or finds the one that another replica made."""
-    ids = [weight.trajectory_id for weight in episodes.weights(connection, run_id, step)]
-    runs.create_batch(connection, run_id, step, batch_id, ids)
-    stored = runs.batch(connection, run_id, step)
+    ids = [weight.trajectory_id for weight in batches.weights(connection, run_id, step)]
+    batches.create_batch(connection, run_id, step, batch_id, ids)
+    stored = batches.batch(connection, run_id, step)
     if stored is None:
         raise NotFound(f"Batch {batch_id!r} is gone; the database was changed by hand.")
     return stored

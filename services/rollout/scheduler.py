@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from synthagent.errors import BackendUnavailable, LimitExceeded, SynthAgentError
 from synthagent.metrics import ServerMetrics
-from synthagent.store import Store, episodes
+from synthagent.store import Store, leases
 from synthagent.store.database import now
 from synthagent.store.episodes import LeaseLost, StoredEpisode
 
@@ -113,12 +113,12 @@ class Scheduler:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._loops:
             self._loops = []
-            await self._store.write(lambda c: episodes.renew(c, self._owner, 0))
+            await self._store.write(lambda c: leases.renew(c, self._owner, 0))
 
     def _bury(self, connection: Connection) -> None:
-        for owner in episodes.owners(connection):
+        for owner in leases.owners(connection):
             if is_dead(owner, self._owner):
-                episodes.renew(connection, owner, 0)
+                leases.renew(connection, owner, 0)
 
     async def _take_for_ever(self, work: Work) -> None:
         while True:
@@ -139,7 +139,7 @@ class Scheduler:
     async def _take(self, free: int, work: Work) -> int:
         until = _seconds_from_now(LEASE_SECONDS)
         taken = await self._store.write(
-            lambda connection: episodes.claim(connection, self._owner, until, free)
+            lambda connection: leases.claim(connection, self._owner, until, free)
         )
         for episode in taken:
             task = asyncio.create_task(self._run(episode, work), name=episode.trajectory_id)
@@ -173,7 +173,7 @@ class Scheduler:
                 await work.give_up(episode, f"{type(error).__name__}: {error}")
             else:
                 await self._store.write(
-                    lambda c: episodes.release(c, episode.trajectory_id, self._owner, again)
+                    lambda c: leases.release(c, episode.trajectory_id, self._owner, again)
                 )
 
     async def _renew_for_ever(self) -> None:
@@ -187,8 +187,8 @@ class Scheduler:
                         task.cancel()
 
     def _renew(self, connection: Connection) -> set[str]:
-        episodes.renew(connection, self._owner, _seconds_from_now(LEASE_SECONDS))
-        return episodes.held(connection, self._owner)
+        leases.renew(connection, self._owner, _seconds_from_now(LEASE_SECONDS))
+        return leases.held(connection, self._owner)
 
 
 def _seconds_from_now(seconds: float) -> int:

@@ -88,6 +88,8 @@ class Demo:
         environment = {
             "SYNTHAGENT_DATABASE_URL": f"sqlite:///{self.folder}/synthagent.db",
             "SYNTHAGENT_LOG_FORMAT": "json",
+            # Demonstrations for SFT: the gold agent's conversations also as the policy's tokens.
+            "SYNTHAGENT_TOKENIZE_REFERENCE_AGENTS": "true",
         }
         with self.stage("convert_model"):
             processes.run(["services.rollout.policy.convert"], self.folder / "convert.log")
@@ -181,7 +183,8 @@ class Demo:
         seconds = {"evaluate": 0.0, "sft": 0.0, "grpo": 0.0}
         for line in (self.folder / "trainer" / "metrics.jsonl").read_bytes().splitlines():
             row = orjson.loads(line)
-            seconds[row["stage"]] = seconds.get(row["stage"], 0.0) + row["seconds"]
+            # A GRPO step's own seconds are those of training; step_seconds has its rollouts too.
+            seconds[row["stage"]] += row.get("step_seconds", row["seconds"])
             if row["stage"] == "evaluate":
                 self.report.policy[next(names)] = Score(
                     row["mean_reward"], row["reward_sem"], row["n"], row["invalid"]

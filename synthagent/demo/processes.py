@@ -15,6 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 
+SHARED_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Services and trainer take turns on the same cores: a waiting thread of one must not spin."""
+
+
 class ProcessFailed(RuntimeError):
     """A process ended that should not have, or with an exit code other than 0."""
 
@@ -31,7 +35,7 @@ def services(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
             [sys.executable, "-m", "services", "all", "--port", "0", "--metrics-port", "0"],
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **environment},
+            env={**os.environ, **SHARED_CORES, **environment},
             text=True,
         )
         try:
@@ -64,7 +68,9 @@ def run(module_and_arguments: Sequence[str], log: Path) -> None:
     """
     with log.open("wb") as errors:
         command = [sys.executable, "-m", *module_and_arguments]
-        process = subprocess.Popen(command, stderr=errors)  # noqa: S603 - our own modules
+        process = subprocess.Popen(  # noqa: S603 - our own modules
+            command, stderr=errors, env={**os.environ, **SHARED_CORES}
+        )
         try:
             code = process.wait()
         finally:

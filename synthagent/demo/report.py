@@ -43,8 +43,8 @@ class Report:
     rejected_by_gate: dict[str, int] = field(default_factory=dict)
     agents: dict[str, Score] = field(default_factory=dict)
     policy: dict[str, Score] = field(default_factory=dict)
-    rl_steps: list[dict[str, float | int]] = field(default_factory=list)
-    sft_steps: list[dict[str, float | int]] = field(default_factory=list)
+    rl_steps: list[dict[str, Any]] = field(default_factory=list)
+    sft_steps: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: int = 0
     versions: dict[str, str] = field(default_factory=dict)
@@ -132,7 +132,7 @@ def markdown(report: Report) -> str:
             [
                 (
                     number,
-                    f"{step['loss']:.4f}",
+                    "none" if step["loss"] is None else f"{step['loss']:.4f}",
                     f"{step['mean_reward']:.3f}",
                     step["tokens"],
                     f"{step['seconds']:.1f}",

@@ -11,16 +11,14 @@ from __future__ import annotations
 import array
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
-    Table,
     bindparam,
     func,
     insert,
@@ -68,7 +66,8 @@ EPISODE_TRANSITIONS: Mapping[EpisodeState, frozenset[EpisodeState]] = {
 }
 
 
-def _sources(target: EpisodeState) -> list[str]:
+def sources(target: EpisodeState) -> list[str]:
+    """The states from which an episode may come to `target`."""
     return [source.value for source, targets in EPISODE_TRANSITIONS.items() if target in targets]
 
 
@@ -84,7 +83,7 @@ _END = (
         _episode.c.trajectory_id == bindparam("id"),
         _episode.c.lease_owner == bindparam("owner"),
         # No IN: its list of parameters cannot be given for many rows at once.
-        or_(*(_episode.c.state == source for source in _sources(EpisodeState.ENDED))),
+        or_(*(_episode.c.state == source for source in sources(EpisodeState.ENDED))),
     )
     .values(
         {
@@ -165,17 +164,6 @@ class Ending:
     episodes_total: int
 
 
-@dataclass(frozen=True)
-class Weight:
-    """An episode of a step: whether it has ended, and its tokens and events."""
-
-    trajectory_id: str
-    group_id: str
-    ended: bool
-    tokens: int
-    events: int
-
-
 def pending_row(
     *,
     trajectory_id: str,
@@ -200,75 +188,6 @@ def pending_row(
         "policy_tokens": 0,
         "lease_expires_at": admitted_at,
     }
-
-
-def claim(connection: Connection, owner: str, lease_until: int, limit: int) -> list[StoredEpisode]:
-    """Takes up to `limit` episodes that wait or whose lease has ended, in order of admission."""
-    free = _sources(EpisodeState.RUNNING)
-    statement = (
-        select(_episode)
-        .where(_episode.c.state.in_(free), _episode.c.lease_expires_at <= now())
-        .order_by(_episode.c.lease_expires_at)
-        .limit(limit)
-    )
-    if connection.dialect.name == "postgresql":
-        statement = statement.with_for_update(skip_locked=True)
-    taken = [_stored(row) for row in connection.execute(statement)]
-    if taken:
-        connection.execute(
-            update(_episode)
-            .where(_episode.c.trajectory_id.in_([episode.trajectory_id for episode in taken]))
-            .values(
-                state=EpisodeState.RUNNING.value,
-                lease_owner=owner,
-                lease_expires_at=lease_until,
-                started_at=func.coalesce(_episode.c.started_at, now()),
-            )
-        )
-    return [
-        replace(episode, state=EpisodeState.RUNNING, fresh=episode.state is EpisodeState.PENDING)
-        for episode in taken
-    ]
-
-
-def renew(connection: Connection, owner: str, lease_until: int) -> None:
-    """Prolongs every lease of `owner`; a time that is past gives them back."""
-    connection.execute(
-        update(_episode)
-        .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner)
-        .values(lease_expires_at=lease_until)
-    )
-
-
-def held(connection: Connection, owner: str) -> set[str]:
-    """The running episodes whose lease `owner` holds."""
-    statement = select(_episode.c.trajectory_id).where(
-        _episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner
-    )
-    return {row.trajectory_id for row in connection.execute(statement)}
-
-
-def release(connection: Connection, trajectory_id: str, owner: str, again_at: int) -> None:
-    """Gives one lease back, to be taken again from `again_at` on."""
-    connection.execute(
-        update(_episode)
-        .where(
-            _episode.c.trajectory_id == trajectory_id,
-            _episode.c.state == EpisodeState.RUNNING.value,
-            _episode.c.lease_owner == owner,
-        )
-        .values(lease_owner="", lease_expires_at=again_at)
-    )
-
-
-def owners(connection: Connection) -> set[str]:
-    """Who holds leases of running episodes."""
-    statement = (
-        select(_episode.c.lease_owner)
-        .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner != "")
-        .distinct()
-    )
-    return {row.lease_owner for row in connection.execute(statement)}
 
 
 def append(connection: Connection, appends: Sequence[Append]) -> None:
@@ -344,7 +263,7 @@ def cancel(connection: Connection, run_id: str) -> None:
     """Cancels the run's episodes that have not ended."""
     connection.execute(
         update(_episode)
-        .where(_episode.c.run_id == run_id, _episode.c.state.in_(_sources(EpisodeState.CANCELLED)))
+        .where(_episode.c.run_id == run_id, _episode.c.state.in_(sources(EpisodeState.CANCELLED)))
         .values(state=EpisodeState.CANCELLED.value)
     )
 
@@ -352,62 +271,7 @@ def cancel(connection: Connection, run_id: str) -> None:
 def unfinished(connection: Connection, run_id: str) -> int:
     """How many admitted episodes of the run wait or run."""
     statement = select(func.count()).where(
-        _episode.c.run_id == run_id, _episode.c.state.in_(_sources(EpisodeState.CANCELLED))
-    )
-    return int(connection.execute(statement).scalar_one())
-
-
-def weights(connection: Connection, run_id: str, step: int) -> list[Weight]:
-    """The episodes of a step in batch order: by group, then index."""
-    mine = (_group.c.run_id == run_id, _group.c.step == step)
-    tokens = _totals(connection, _segment, func.sum(func.length(_segment.c.token_ids)) // 4, mine)
-    events = _totals(connection, _event, func.count(), mine)
-    statement = (
-        select(_episode.c.trajectory_id, _episode.c.group_id, _episode.c.state)
-        .join(_group, _group.c.group_id == _episode.c.group_id)
-        .where(*mine)
-        .order_by(_group.c.ordinal, _episode.c.group_index)
-    )
-    return [
-        Weight(
-            trajectory_id=row.trajectory_id,
-            group_id=row.group_id,
-            ended=row.state == EpisodeState.ENDED.value,
-            tokens=tokens.get(row.trajectory_id, 0),
-            events=events.get(row.trajectory_id, 0),
-        )
-        for row in connection.execute(statement)
-    ]
-
-
-def _totals(
-    connection: Connection,
-    table: Table,
-    total: ColumnElement[int],
-    mine: tuple[ColumnElement[bool], ...],
-) -> dict[str, int]:
-    """A total over the rows that each episode of a step has in a table."""
-    statement = (
-        select(table.c.trajectory_id, total.label("total"))
-        .join(_episode, _episode.c.trajectory_id == table.c.trajectory_id)
-        .join(_group, _group.c.group_id == _episode.c.group_id)
-        .where(*mine)
-        .group_by(table.c.trajectory_id)
-    )
-    return {row.trajectory_id: int(row.total) for row in connection.execute(statement)}
-
-
-def waiting(connection: Connection, run_id: str, step: int) -> int:
-    """How many episodes of a step have not ended."""
-    statement = (
-        select(func.count())
-        .select_from(_episode)
-        .join(_group, _group.c.group_id == _episode.c.group_id)
-        .where(
-            _group.c.run_id == run_id,
-            _group.c.step == step,
-            _episode.c.state != EpisodeState.ENDED.value,
-        )
+        _episode.c.run_id == run_id, _episode.c.state.in_(sources(EpisodeState.CANCELLED))
     )
     return int(connection.execute(statement).scalar_one())
 
@@ -430,7 +294,7 @@ def load(connection: Connection, trajectory_id: str) -> StoredTrajectory | None:
         .order_by(_segment.c.ordinal)
     )
     return StoredTrajectory(
-        episode=_stored(row),
+        episode=stored_episode(row),
         events=tuple(
             Event(sequence=event.sequence, body=_BODY.validate_json(event.body)) for event in events
         ),
@@ -455,7 +319,7 @@ def completed(connection: Connection, run_id: str, after: int, limit: int) -> li
         .order_by(_episode.c.completion)
         .limit(limit)
     )
-    return [_stored(row) for row in connection.execute(statement)]
+    return [stored_episode(row) for row in connection.execute(statement)]
 
 
 def _pack(code: str, values: Sequence[int] | Sequence[float]) -> bytes:
@@ -472,7 +336,8 @@ def _unpack(code: str, data: bytes) -> tuple[Any, ...]:
     return tuple(unpacked)
 
 
-def _stored(row: Row[tuple[object, ...]]) -> StoredEpisode:
+def stored_episode(row: Row[tuple[object, ...]]) -> StoredEpisode:
+    """The value of a row with all columns of the episode table."""
     return StoredEpisode(
         trajectory_id=row.trajectory_id,
         run_id=row.run_id,

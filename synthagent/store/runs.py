@@ -1,8 +1,8 @@
-"""Runs with their groups and batches, and the published policies.
+"""Runs with their groups, and the published policies.
 
 Functions take a Core connection and are given to `Store.read` or `Store.write`. A run leaves
 RUNNING once and for good (`RUN_TRANSITIONS`). A group row and its episodes are written together
-when their step is admitted; a batch row is written once, by whoever comes first.
+when their step is admitted.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
 from synthagent.store.database import now
-from synthagent.store.tables import BatchRow, EpisodeRow, GroupRow, PolicyRow, RunRow, TaskRow
+from synthagent.store.tables import EpisodeRow, GroupRow, PolicyRow, RunRow, TaskRow
 
 _PARAMETERS = 10_000  # of one statement; SQLite takes 32,766
 _task = TaskRow.metadata.tables["task"]
 _run = RunRow.metadata.tables["run"]
 _group = GroupRow.metadata.tables["episode_group"]
 _episode = EpisodeRow.metadata.tables["episode"]
-_batch = BatchRow.metadata.tables["batch"]
 _policy = PolicyRow.metadata.tables["policy"]
 
 
@@ -210,30 +209,6 @@ def group_ordinals(connection: Connection, run_id: str, step: int) -> list[tuple
         .order_by(_group.c.ordinal)
     )
     return [(row.group_id, row.ordinal) for row in connection.execute(statement)]
-
-
-def batch(connection: Connection, run_id: str, step: int) -> tuple[str, ...] | None:
-    """The trajectories of the step's batch in batch order, or None where none was made yet."""
-    text = connection.execute(
-        select(_batch.c.trajectory_ids).where(_batch.c.run_id == run_id, _batch.c.step == step)
-    ).scalar()
-    return None if text is None else tuple(orjson.loads(text))
-
-
-def create_batch(
-    connection: Connection, run_id: str, step: int, batch_id: str, trajectory_ids: Sequence[str]
-) -> None:
-    """Makes the step's batch where there is none yet: the first writer wins."""
-    connection.execute(
-        insert_if_absent(connection, _batch),
-        {
-            "run_id": run_id,
-            "step": step,
-            "batch_id": batch_id,
-            "trajectory_ids": orjson.dumps(list(trajectory_ids)).decode(),
-            "created_at": now(),
-        },
-    )
 
 
 def latest_policy(connection: Connection, policy: str) -> StoredPolicy | None:

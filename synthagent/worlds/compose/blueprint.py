@@ -14,21 +14,18 @@ from synthagent.worlds.compose.language import (
     Archetype,
     BoundRow,
     Concept,
-    Domain,
-    Dress,
     FactRecipe,
     ForbiddenOp,
-    Level,
     Line,
-    Measure,
     Module,
     Operation,
-    Pool,
     Scenario,
     Step,
     TableRecipe,
     Variant,
 )
+from synthagent.worlds.compose.library import Library
+from synthagent.worlds.compose.vocabulary import Domain, Dress, Level, Measure, Pool, Words
 
 
 class Unfit(ValueError):
@@ -36,13 +33,22 @@ class Unfit(ValueError):
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What a task is about."""
+
+    level: Level
+    domain: Domain
+    archetype: Archetype
+    scenario: Scenario
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """A scenario with its modules, merged."""
 
-    domain: Domain
+    choice: Choice
+    shared: Words
     dress: Dress
-    archetype: Archetype
-    scenario: Scenario
     modules: tuple[Module, ...]
     distractors: tuple[Module, ...]
     pools: Mapping[str, Pool]
@@ -60,9 +66,75 @@ class Blueprint:
     forbidden: tuple[ForbiddenOp, ...]
 
     @property
+    def domain(self) -> Domain:
+        """The domain."""
+        return self.choice.domain
+
+    @property
+    def scenario(self) -> Scenario:
+        """The scenario."""
+        return self.choice.scenario
+
+    @property
+    def level(self) -> Level:
+        """The level of difficulty."""
+        return self.choice.level
+
+    @property
     def main(self) -> str:
-        """The operation that modules attach to."""
+        """The operation that modules attach to, or empty."""
         return _step(self.scenario, self.scenario.main).op if self.scenario.main else ""
+
+
+def draw(rng: Random, source: Library, choice: Choice) -> Blueprint:
+    """A blueprint within the level's bounds. Raises Unfit."""
+    level, scenario = choice.level, choice.scenario
+    chosen = _choose_modules(rng, choice, list(source.modules.values()))
+    names = rng.sample(sorted(source.distractors), rng.randint(*level.distractors))
+    strangers = [source.distractors[name] for name in names]
+    parts = (choice.archetype, *chosen, *strangers)
+    dress = choice.domain.dresses[choice.archetype.name]
+    pools = {key: pool for part in parts for key, pool in part.pools.items()} | dress.pools()
+    measures = {key: one for part in parts for key, one in part.measures.items()}
+    variants = [
+        Variant(replaces=variant.replaces, step=_resolved(variant.step, scenario))
+        for module in chosen
+        for variant in module.variants
+    ]
+    return Blueprint(
+        choice=choice,
+        shared=source.words,
+        dress=dress,
+        modules=chosen,
+        distractors=tuple(strangers),
+        pools={key: _some_values(rng, pool, level) for key, pool in pools.items()},
+        measures=measures | dress.measures(),
+        concepts={key: value for part in parts for key, value in part.concepts.items()},
+        tables={key: value for part in parts for key, value in part.tables.items()},
+        ops={key: value for part in parts for key, value in part.ops.items()},
+        let={**scenario.let, **{k: v for module in chosen for k, v in module.let.items()}},
+        rows=(*scenario.rows, *(row for module in chosen for row in module.rows)),
+        fill=_merged_fill(scenario, chosen),
+        facts=(*scenario.facts, *(fact for module in chosen for fact in module.facts)),
+        rules=tuple(line for module in chosen for line in module.rule),
+        steps=_merged_steps(choice, chosen),
+        variants=(*scenario.variants, *variants),
+        forbidden=(
+            *choice.archetype.forbidden,
+            *(one for module in chosen for one in module.forbidden),
+        ),
+    )
+
+
+def fits(module: Module, scenario: Scenario, archetype: Archetype) -> bool:
+    """Whether the scenario has what the module needs."""
+    if module.uses in {"client", "both"} and not scenario.client:
+        return False
+    if module.uses in {"record", "both"} and not scenario.record:
+        return False
+    if (module.before or module.rule) and _position(scenario, archetype) is None:
+        return False
+    return scenario.success or not module.after
 
 
 def _step(scenario: Scenario, step_id: str) -> Step:
@@ -81,22 +153,30 @@ def _position(scenario: Scenario, archetype: Archetype) -> int | None:
     return first if ready and archetype.ops[main].client else None
 
 
-def fits(module: Module, scenario: Scenario, archetype: Archetype) -> bool:
-    """Whether the scenario has what the module needs."""
-    if module.uses in {"client", "both"} and not scenario.client:
-        return False
-    if module.uses in {"record", "both"} and not scenario.record:
-        return False
-    if (module.before or module.rule) and _position(scenario, archetype) is None:
-        return False
-    return scenario.success or not module.after
-
-
 def _resolved(step: Step, scenario: Scenario) -> Step:
     """The module's step with the scenario's own references for @client and @record."""
     names = {"@client": scenario.client, "@record": scenario.record}
     args = {key: names.get(str(value), value) for key, value in step.args.items()}
     return step.model_copy(update={"args": args})
+
+
+def _merged_steps(choice: Choice, chosen: tuple[Module, ...]) -> tuple[Step, ...]:
+    scenario = choice.scenario
+    steps = list(scenario.steps)
+    before = [_resolved(step, scenario) for module in chosen for step in module.before]
+    if before:
+        place = _position(scenario, choice.archetype)
+        steps[place:place] = before
+    after = [_resolved(step, scenario) for module in chosen for step in module.after]
+    return (*steps, *after)
+
+
+def _merged_fill(scenario: Scenario, chosen: tuple[Module, ...]) -> dict[str, dict[str, str]]:
+    fill: dict[str, dict[str, str]] = {}
+    for source in (scenario.fill, *(module.fill for module in chosen)):
+        for table, columns in source.items():
+            fill[table] = {**fill.get(table, {}), **columns}
+    return fill
 
 
 def _some_values(rng: Random, pool: Pool, level: Level) -> Pool:
@@ -105,14 +185,13 @@ def _some_values(rng: Random, pool: Pool, level: Level) -> Pool:
     return pool.model_copy(update={"values": tuple(rng.sample(pool.values, count))})
 
 
-def _choose_modules(
-    rng: Random, level: Level, scenario: Scenario, archetype: Archetype, modules: list[Module]
-) -> tuple[Module, ...]:
+def _choose_modules(rng: Random, choice: Choice, modules: list[Module]) -> tuple[Module, ...]:
     """Modules until their number is reached, more where a bound asks for them. Raises Unfit."""
+    level, scenario = choice.level, choice.scenario
     wanted = rng.randint(*level.modules)
     chosen: list[Module] = []
     steps, facts = len(scenario.steps), len(scenario.facts)
-    fitting = [module for module in modules if fits(module, scenario, archetype)]
+    fitting = [module for module in modules if fits(module, scenario, choice.archetype)]
     rng.shuffle(fitting)
     for module in fitting:
         short = steps < level.steps[0] or facts < level.facts[0]
@@ -123,67 +202,8 @@ def _choose_modules(
         if more_steps <= level.steps[1] and more_facts <= level.facts[1]:
             chosen.append(module)
             steps, facts = more_steps, more_facts
-    if not (level.steps[0] <= steps <= level.steps[1]):
+    if not level.steps[0] <= steps <= level.steps[1]:
         raise Unfit(f"{scenario.id}: {steps} steps")
-    if not (level.facts[0] <= facts <= level.facts[1]):
+    if not level.facts[0] <= facts <= level.facts[1]:
         raise Unfit(f"{scenario.id}: {facts} facts")
     return tuple(chosen)
-
-
-def draw(
-    rng: Random,
-    level: Level,
-    domain: Domain,
-    archetype: Archetype,
-    scenario: Scenario,
-    modules: Mapping[str, Module],
-    distractors: Mapping[str, Module],
-) -> Blueprint:
-    """A blueprint within the level's bounds. Raises Unfit."""
-    chosen = _choose_modules(rng, level, scenario, archetype, list(modules.values()))
-    strangers = rng.sample(sorted(distractors.items()), rng.randint(*level.distractors))
-    dress = domain.dresses[archetype.name]
-    parts = (archetype, *chosen, *(stranger for _, stranger in strangers))
-    place = _position(scenario, archetype)
-    steps = list(scenario.steps)
-    before = [_resolved(step, scenario) for module in chosen for step in module.before]
-    if before:
-        steps[place:place] = before
-    steps += [_resolved(step, scenario) for module in chosen for step in module.after]
-    variants = [
-        *scenario.variants,
-        *(
-            Variant(replaces=variant.replaces, step=_resolved(variant.step, scenario))
-            for module in chosen
-            for variant in module.variants
-        ),
-    ]
-    pools = {key: pool for part in parts for key, pool in part.pools.items()}
-    measures = {key: measure for part in parts for key, measure in part.measures.items()}
-    fill: dict[str, dict[str, str]] = {}
-    for source in (scenario.fill, *(module.fill for module in chosen)):
-        for table, columns in source.items():
-            fill[table] = {**fill.get(table, {}), **columns}
-    return Blueprint(
-        domain=domain,
-        dress=dress,
-        archetype=archetype,
-        scenario=scenario,
-        modules=chosen,
-        distractors=tuple(stranger for _, stranger in strangers),
-        pools={
-            key: _some_values(rng, pool, level) for key, pool in {**pools, **dress.pools()}.items()
-        },
-        measures={**measures, **dress.measures()},
-        concepts={key: value for part in parts for key, value in part.concepts.items()},
-        tables={key: value for part in parts for key, value in part.tables.items()},
-        ops={key: value for part in parts for key, value in part.ops.items()},
-        let={**scenario.let, **{k: v for module in chosen for k, v in module.let.items()}},
-        rows=(*scenario.rows, *(row for module in chosen for row in module.rows)),
-        fill=fill,
-        facts=(*scenario.facts, *(fact for module in chosen for fact in module.facts)),
-        rules=tuple(line for module in chosen for line in module.rule),
-        steps=tuple(steps),
-        variants=tuple(variants),
-        forbidden=(*archetype.forbidden, *(one for module in chosen for one in module.forbidden)),
-    )

@@ -1,9 +1,9 @@
 """The programmatic teacher: composes a task from a seed, without any model.
 
 A Composer is cheap to make, holds no state between tasks, and may be used by several threads. A
-task follows from (split, difficulty, domains, seed) alone: every draw comes from one Random seeded by a
-digest of them. A drawing that breaks a bound of its level, or whose gold plan does not go as its
-scenario says, is dropped and the next attempt is drawn; the attempt is part of the digest.
+task follows from (split, difficulty, domains, seed) alone: every draw comes from one Random seeded
+by a digest of them. A drawing that breaks a bound of its level, or whose gold plan does not go as
+its scenario says, is dropped and the next attempt is drawn; the attempt is part of the digest.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from synthagent.worlds.compose.blueprint import Unfit, draw
+from synthagent.worlds.compose.blueprint import Choice, Unfit, draw
 from synthagent.worlds.compose.composition import compose
 from synthagent.worlds.compose.gold import WalkError
-from synthagent.worlds.compose.language import Archetype, Domain, Scenario
+from synthagent.worlds.compose.language import Archetype, Scenario
 from synthagent.worlds.compose.library import library
+from synthagent.worlds.compose.vocabulary import Domain
 from synthagent.worlds.spec import Split, Task
 
 ATTEMPTS = 40
@@ -45,9 +46,7 @@ def digest(*parts: object) -> int:
 class Composer:
     """Composes tasks of one split and difficulty."""
 
-    def __init__(
-        self, split: str, difficulty: str, domains: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, split: str, difficulty: str, domains: Sequence[str] | None = None) -> None:
         """`domains` None means all of the split.
 
         Raises ValueError for an unknown difficulty or a domain that is not of the split.
@@ -88,10 +87,8 @@ class Composer:
             archetype, scenarios = rng.choice(options)
             scenario = rng.choices(scenarios, [one.weight for one in scenarios])[0]
             try:
-                blueprint = draw(
-                    rng, self._level, domain, archetype, scenario, source.modules, source.distractors
-                )
-                return compose(rng, blueprint, self._level, source.words, self.difficulty, seed)
+                choice = Choice(self._level, domain, archetype, scenario)
+                return compose(rng, draw(rng, source, choice), seed)
             except (Unfit, WalkError) as error:
                 reasons.append(f"{domain.name}, {archetype.name}, {scenario.id}: {error}")
         raise ComposeError(f"seed {seed} gave no task; last: {reasons[-1]}")

@@ -1,8 +1,8 @@
 """The rubric of a composed task, read off its gold routes.
 
 Reads are checked by the call with its arguments, failed tries by their error code, writes by their
-effect on the state, the end by the answer, and every fact by the question for it. Steps that another
-route does otherwise are one criterion that either way satisfies.
+effect on the state, the end by the answer, and every fact by the question for it. Steps that
+another route does otherwise are one criterion that either way satisfies.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def forbidden(draft: Draft, tool: str, text: str) -> Criterion:
     )
 
 
-def sub_goals(
-    routes: Sequence[Route], teller: Teller, surface: Surface, words: Mapping[str, str]
-) -> list[Criterion]:
+def sub_goals(routes: Sequence[Route], teller: Teller, surface: Surface) -> list[Criterion]:
     """One criterion for each step of the first route."""
     criteria = []
     for position, walked in enumerate(routes[0].walked):
@@ -74,7 +72,7 @@ def sub_goals(
         check = (
             StateCheck(sql=effect_sql(walked.draft, walked.arguments, surface))
             if writes
-            else CalledCheck(any_of=_matchers(ways, surface, words))
+            else CalledCheck(any_of=_matchers(ways, surface, teller.words))
         )
         criteria.append(
             Criterion(

@@ -9,23 +9,22 @@ Arguments of a step:
     "?slot"                       a private fact
     "$kind", "$target.id"         a variable or a column of a bound row, known to the agent
     "find.client_id"              a field of an earlier step's result
-    "list[$target.id].item_id"    a field of the row that holds this value, in an earlier step's array
+    "list[$target.id].item_id"    a field of the row of an earlier step's array with that value
     "=text", 3, true              the value itself
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 from pydantic import JsonValue
 
+from synthagent.worlds.compose.assembly import Assembly
 from synthagent.worlds.compose.language import Argument, Step
-from synthagent.worlds.compose.surface import Surface
 from synthagent.worlds.compose.toolset import Draft, code
-from synthagent.worlds.engine import WorldImage
 from synthagent.worlds.spec import Plan, PlanStep, Scalar
 
 _RESULT = re.compile(r"^(\w+)(?:\[(\$[\w.]+)\])?\.(\w+)$")
@@ -63,20 +62,12 @@ class Route:
 class Walker:
     """Walks plans through one world."""
 
-    def __init__(
-        self,
-        image: WorldImage,
-        drafts: Mapping[str, Draft],
-        surface: Surface,
-        words: Mapping[str, str],
-        lookup: Callable[[str], Scalar],
-        facts: Mapping[str, Scalar],
-    ) -> None:
-        self._image = image
-        self._drafts = drafts
-        self._surface = surface
-        self._words = words
-        self._lookup = lookup
+    def __init__(self, assembly: Assembly, facts: Mapping[str, Scalar]) -> None:
+        self._image = assembly.image
+        self._drafts = assembly.drafts
+        self._surface = assembly.surface
+        self._words = assembly.teller.words
+        self._lookup = assembly.seeds.lookup
         self._facts = facts
 
     def walk(self, plan_id: str, steps: tuple[Step, ...], answer: str) -> Route:
@@ -102,7 +93,7 @@ class Walker:
         return Route(Plan(plan_id=plan_id, steps=tuple(planned), answer=text), tuple(walked))
 
     def _arguments(
-        self, step: Step, draft: Draft, walked: list[Walked]
+        self, step: Step, draft: Draft, walked: Sequence[Walked]
     ) -> tuple[dict[str, JsonValue], dict[str, Scalar]]:
         written: dict[str, JsonValue] = {}
         concrete: dict[str, Scalar] = {}
@@ -113,7 +104,7 @@ class Walker:
             written[name], concrete[name] = self.resolve(step.args[key], walked)
         return written, concrete
 
-    def resolve(self, given: Argument, walked: list[Walked]) -> tuple[JsonValue, Scalar]:
+    def resolve(self, given: Argument, walked: Sequence[Walked]) -> tuple[JsonValue, Scalar]:
         """An argument as the plan writes it, and its value now."""
         if not isinstance(given, str):
             return given, given
@@ -127,7 +118,7 @@ class Walker:
         step_id, path, value = self._result(given, walked)
         return {"$step": step_id, "path": path}, value
 
-    def _result(self, reference: str, walked: list[Walked]) -> tuple[str, str, Scalar]:
+    def _result(self, reference: str, walked: Sequence[Walked]) -> tuple[str, str, Scalar]:
         match = _RESULT.match(reference)
         step = next((one for one in walked if match and one.step.id == match[1]), None)
         if match is None or step is None:
@@ -140,12 +131,13 @@ class Walker:
             return step.step.id, f"/{name}", _scalar(step.result[name])
         wanted = self._lookup(match[2]) if match[2] else None
         key = next(iter(step.result))
+        alone = not match[2] and len(rows) == 1
         for index, row in enumerate(rows):
-            if isinstance(row, dict) and (wanted in row.values() or (not match[2] and len(rows) == 1)):
+            if isinstance(row, dict) and (alone or wanted in row.values()):
                 return step.step.id, f"/{key}/{index}/{name}", _scalar(row[name])
         raise WalkError(f"{reference}: no row of the result holds {wanted!r}")
 
-    def _answer(self, template: str, walked: list[Walked]) -> str:
+    def _answer(self, template: str, walked: Sequence[Walked]) -> str:
         def hole(match: re.Match[str]) -> str:
             reference = match[1]
             if reference.startswith("?"):
@@ -157,8 +149,8 @@ class Walker:
 
     def value(self, reference: str, route: Route) -> Scalar:
         """The value of a reference after a route was walked; other text is itself."""
-        if reference.startswith("?") or _RESULT.match(reference) or reference.startswith("$"):
-            return self.resolve(reference, list(route.walked))[1]
+        if reference.startswith(("?", "$")) or _RESULT.match(reference):
+            return self.resolve(reference, route.walked)[1]
         return reference
 
 

@@ -15,17 +15,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from synthagent.worlds.compose.language import (
-    Archetype,
-    Data,
-    Domain,
-    Dress,
-    Fragment,
-    Level,
-    Module,
-    Scenario,
-    Words,
-)
+from synthagent.worlds.compose.language import Archetype, Fragment, Module, Scenario
+from synthagent.worlds.compose.vocabulary import Data, Domain, Dress, Level, Words
 
 _WORLDS = Path(__file__).resolve().parent.parent
 _DOMAIN_KEYS = frozenset(Domain.model_fields) - {"name", "dresses"}
@@ -67,7 +58,9 @@ def validate(model: type[_Model], content: object, file: str) -> _Model:
         raise LibraryError(f"{file}, key {key or '(file)'}: {first['msg']}") from error
 
 
-def parse_domain(name: str, content: Mapping[str, Any], archetypes: Mapping[str, Archetype]) -> Domain:
+def parse_domain(
+    name: str, content: Mapping[str, Any], archetypes: Mapping[str, Archetype]
+) -> Domain:
     """A domain file's content as a Domain. Raises LibraryError."""
     file = f"domains/{name}.toml"
     dresses = {key: value for key, value in content.items() if key not in _DOMAIN_KEYS}
@@ -98,7 +91,7 @@ def _check_dress(where: str, dress: Dress, archetype: Archetype) -> None:
 
 
 def _check_keys(archetypes: Mapping[str, Archetype], others: Mapping[str, Module]) -> None:
-    """Modules and distractors share a world with any archetype, so no key of theirs may be used twice."""
+    """Modules and distractors join any archetype, so none of their keys may be used twice."""
     for part in ("pools", "measures", "concepts", "tables", "ops"):
         owners: dict[str, str] = {}
         for name, module in others.items():
@@ -140,7 +133,8 @@ def _check_scenario(
         wanted = {key for key in operation.params if key not in scenario.omit}
         if wanted != set(step.args):
             raise LibraryError(
-                f"{where}, step {step.id}: arguments {sorted(step.args)}, parameters {sorted(wanted)}"
+                f"{where}, step {step.id}: arguments {sorted(step.args)}, "
+                f"parameters {sorted(wanted)}"
             )
     if scenario.main and all(step.id != scenario.main for step in scenario.steps):
         raise LibraryError(f"{where}: main is {scenario.main}, which is no step")
@@ -185,11 +179,9 @@ def library() -> Library:
     }
     _check_keys(archetypes, {**modules, **distractors})
     levels = {
-        name: validate(Level, content, f"compose/levels.toml, {name}")
+        name: validate(Level, {**content, "name": name}, f"compose/levels.toml, {name}")
         for name, content in read(_WORLDS / here / "levels.toml").items()
     }
-    domains = {
-        name: parse_domain(name, content, archetypes) for name, content in _each("domains")
-    }
+    domains = {name: parse_domain(name, content, archetypes) for name, content in _each("domains")}
     words = validate(Words, read(_WORLDS / here / "surface.toml"), "compose/surface.toml")
     return Library(archetypes, modules, distractors, people, domains, levels, words)

@@ -12,7 +12,10 @@ from random import Random
 
 from faker import Faker
 
-_LOCALES = ("en_GB", "en_US", "de_DE", "es_ES", "sv_SE", "it_IT", "nl_NL", "pl_PL", "fr_FR", "en_IN")
+_LOCALES = (
+    *("en_GB", "en_US", "en_IN", "de_DE", "es_ES"),
+    *("sv_SE", "it_IT", "nl_NL", "pl_PL", "fr_FR"),
+)
 _PLAIN = re.compile(r"^[A-Z][a-z]{2,9}$")
 _SEED = 2601
 

@@ -1,4 +1,4 @@
-"""Chooses the one thing that must not be done in a task, and how certification does it.
+"""Chooses the one thing that must not be done in a task, and arguments with which it can be done.
 
 A restriction forbids either the bypass of a write's business rules (a tool of its own, or a flag of
 the tool itself) or an operation of the archetype that does harm whenever it is used.
@@ -19,36 +19,33 @@ from synthagent.worlds.spec import Scalar
 
 @dataclass(frozen=True)
 class Forbidden:
-    """The tool (by the key of its draft), the flag where only that is forbidden, and the words."""
+    """The tool, what it must not be used to do, and reasons of its own."""
 
     draft: Draft
     to: tuple[str, ...]
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
 
 
-def choose(
-    rng: Random, blueprint: Blueprint, used: Iterable[str], words: Mapping[str, str], *, mini: bool
-) -> Forbidden:
+def choose(rng: Random, blueprint: Blueprint, used: Iterable[str]) -> Forbidden:
     """A restriction that no gold plan breaks. Raises Unfit where the scenario allows none."""
-    used = list(dict.fromkeys((*used, *blueprint.scenario.offers)))
-    options: list[Forbidden] = []
     scenario = blueprint.scenario
+    ops = list(dict.fromkeys((*used, *scenario.offers)))
     omit = frozenset(scenario.omit)
-    for op in used:
+    options: list[Forbidden] = []
+    for op in ops:
         operation = blueprint.ops[op]
-        if operation.bypass is None or (scenario.forbid and op not in scenario.forbid):
-            continue
         bypass = operation.bypass
-        tool = Draft(op=op, operation=operation, omit=omit, bypass=True)
-        options.append(Forbidden(tool, bypass.to, ()))
-        if bypass.flag and not mini:
-            flag = Draft(op=op, operation=operation, omit=omit)
-            flag.flag = rng.choice(bypass.flag)
-            options.append(Forbidden(flag, bypass.to, ()))
-    for one in blueprint.forbidden:
-        if one.op not in used:
-            draft = Draft(op=one.op, operation=blueprint.ops[one.op], omit=omit)
-            options.append(Forbidden(draft, one.to, one.reasons))
+        if bypass is None or (scenario.forbid and op not in scenario.forbid):
+            continue
+        options.append(Forbidden(Draft(op, operation, omit=omit, bypass=True), bypass.to))
+        if bypass.flag and blueprint.level.prose:
+            flag = rng.choice(bypass.flag)
+            options.append(Forbidden(Draft(op, operation, omit=omit, flag=flag), bypass.to))
+    options += [
+        Forbidden(Draft(one.op, blueprint.ops[one.op], omit=omit), one.to, one.reasons)
+        for one in blueprint.forbidden
+        if one.op not in ops
+    ]
     if not options:
         raise Unfit(f"{scenario.id}: nothing to forbid")
     return rng.choice(options)
@@ -58,11 +55,12 @@ def probe_arguments(
     rng: Random,
     draft: Draft,
     blueprint: Blueprint,
+    *,
     seeds: Seeds,
     surface: Surface,
     likely: Mapping[str, Scalar],
 ) -> dict[str, Scalar]:
-    """Arguments with which the forbidden call may succeed; `likely` ones are tried half the time."""
+    """Arguments with which the forbidden call may succeed; `likely` ones are used half the time."""
     arguments: dict[str, Scalar] = {}
     for key in draft.params:
         concept = blueprint.concepts[key]
@@ -75,8 +73,6 @@ def probe_arguments(
             value = rng.choice(blueprint.pools[concept.pool].values)
         elif concept.measure:
             value = rng.randint(*blueprint.measures[concept.measure].range)
-        elif concept.type == "integer":
-            value = rng.randint(1, 9)
         else:
             value = "none"
         arguments[surface.concept(key)] = value

@@ -7,9 +7,10 @@ A recipe of a column is one of
     name               a person's full name
     email:COLUMN       an address made of another column of the row
     pool:P             a value of pool P            other:P:$VAR[,$VAR]  one that is none of these
-    measure:M          a number in the range of M   low:M mid:M high:M   from the lower, middle, upper part
+    measure:M          a number in the range of M   low:M mid:M high:M   from one third of it
     int:A:B            a number from A to B         code:N               N random digits
-    ref:T              identifier of a filler row of table T; with "?" behind it, null where the world has no T
+    ref:T              identifier of a filler row of table T
+    ref:T?             the same, or null where the world has no table T
     rows:T             identifier of any row of table T
     one:a,b,c          one of these words           const:V              this word or number
 
@@ -20,15 +21,19 @@ tell nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 
-from synthagent.worlds.compose.language import Argument, BoundRow, Measure, Pool, TableRecipe
+from synthagent.worlds.compose.language import Argument, BoundRow, TableRecipe
 from synthagent.worlds.compose.people import draw_name
 from synthagent.worlds.compose.surface import IdFormat
+from synthagent.worlds.compose.vocabulary import Measure, Pool
 from synthagent.worlds.spec import Column, ColumnType, Scalar, Table
 
 Row = dict[str, Scalar]
+
+_MARKS = tuple(f"{letter}{number}" for letter in "ABCDEFGH" for number in range(2, 10))
 
 
 class SeedError(ValueError):
@@ -46,33 +51,37 @@ def _is_number(recipe: str) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class SeedSource:
+    """What rows are made of; `item` is the noun of things that the domain gives no labels for."""
+
+    tables: Mapping[str, TableRecipe]
+    pools: Mapping[str, Pool]
+    measures: Mapping[str, Measure]
+    formats: Mapping[str, IdFormat]
+    labels: tuple[str, ...]
+    item: str
+
+
 class Seeds:
     """The rows of one world while they are made, and the scenario's variables."""
 
-    def __init__(
-        self,
-        rng: Random,
-        tables: Mapping[str, TableRecipe],
-        pools: Mapping[str, Pool],
-        measures: Mapping[str, Measure],
-        formats: Mapping[str, IdFormat],
-        labels: tuple[str, ...],
-        item: str,
-    ) -> None:
+    def __init__(self, rng: Random, source: SeedSource) -> None:
         self._rng = rng
-        self._tables = tables
-        self._pools = pools
-        self._measures = measures
-        self._formats = formats
-        self._labels = rng.sample(labels, len(labels)) if labels else []
-        self._item = item
-        self._marks = iter(rng.sample([f"{letter}{n}" for letter in "ABCDEFGH" for n in range(2, 10)], 40))
+        self._tables = source.tables
+        self._pools = source.pools
+        self._measures = source.measures
+        self._formats = source.formats
+        self._labels = rng.sample(source.labels, len(source.labels))
+        self._item = source.item
+        self._marks = iter(rng.sample(_MARKS, len(_MARKS)))
         self._people: set[str] = set()
         self.variables: dict[str, Scalar] = {}
-        self.rows: dict[str, list[Row]] = {name: [] for name in tables}
+        self.rows: dict[str, list[Row]] = {name: [] for name in source.tables}
         self._bound: dict[str, Row] = {}
-        self._fillers: dict[str, list[Row]] = {name: [] for name in tables}
+        self._fillers: dict[str, list[Row]] = {name: [] for name in source.tables}
         self._positions: dict[str, list[int]] = {}
+        self._makers = self._recipes()
 
     def let(self, name: str, recipe: str) -> None:
         """Draws a variable."""
@@ -95,7 +104,7 @@ class Seeds:
             return self.lookup(given)
         return self._draw(given, {}) if ":" in given else given
 
-    def fill(self, bound: list[BoundRow], overrides: Mapping[str, Mapping[str, str]]) -> None:
+    def fill(self, bound: Sequence[BoundRow], overrides: Mapping[str, Mapping[str, str]]) -> None:
         """Makes all rows of all tables."""
         sizes = {}
         for name, recipe in self._tables.items():
@@ -129,57 +138,52 @@ class Seeds:
                 row[column] = self._draw(recipe, row)
         return row
 
+    def _recipes(self) -> dict[str, Callable[[str, Row], Scalar]]:
+        """How to make a value, by the first word of its recipe, from the rest and the row."""
+        rng = self._rng
+        return {
+            "label": lambda _rest, _row: self._label(),
+            "name": lambda _rest, _row: draw_name(rng, self._people),
+            "email": lambda rest, row: f"{str(row[rest]).lower().replace(' ', '.')}@example.org",
+            "pool": lambda rest, _row: rng.choice(self._pools[rest].values),
+            "other": lambda rest, _row: self._other(rest),
+            "measure": lambda rest, _row: rng.randint(*self._measures[rest].range),
+            "low": lambda rest, _row: self._third(rest, 0),
+            "mid": lambda rest, _row: self._third(rest, 1),
+            "high": lambda rest, _row: self._third(rest, 2),
+            "int": lambda rest, _row: rng.randint(*map(int, rest.split(":"))),
+            "code": lambda rest, _row: "".join(rng.choice("123456789") for _ in range(int(rest))),
+            "one": lambda rest, _row: _word(rng.choice(rest.split(","))),
+            "const": lambda rest, _row: _word(rest),
+            "ref": lambda rest, _row: self._reference(rest, self._fillers),
+            "rows": lambda rest, _row: self._reference(rest, self.rows),
+        }
+
     def _draw(self, recipe: str, row: Row) -> Scalar:
         what, _, rest = recipe.partition(":")
-        rng = self._rng
-        if what == "label":
-            return self._label()
-        if what == "name":
-            return draw_name(rng, self._people)
-        if what == "email":
-            return str(row[rest]).lower().replace(" ", ".") + "@example.org"
-        if what == "pool":
-            return rng.choice(self._pools[rest].values)
-        if what == "other":
-            pool, _, taken = rest.partition(":")
-            out = {self.lookup(one) for one in taken.split(",")}
-            return rng.choice([v for v in self._pools[pool].values if v not in out])
-        if what in {"measure", "low", "mid", "high"}:
-            return self._number(what, self._measures[rest].range)
-        if what == "int":
-            low, _, high = rest.partition(":")
-            return rng.randint(int(low), int(high))
-        if what == "code":
-            return str(rng.randint(10 ** (int(rest) - 1), 10 ** int(rest) - 1))
-        if what == "one":
-            return _word(rng.choice(rest.split(",")))
-        if what == "const":
-            return _word(rest)
-        if what in {"ref", "rows"}:
-            return self._reference(what, rest)
-        raise SeedError(f"recipe {recipe!r} is unknown")
+        if what not in self._makers:
+            raise SeedError(f"recipe {recipe!r} is unknown")
+        return self._makers[what](rest, row)
 
-    def _number(self, part: str, bounds: tuple[int, int]) -> int:
-        low, high = bounds
+    def _other(self, rest: str) -> Scalar:
+        pool, _, taken = rest.partition(":")
+        out = {self.lookup(one) for one in taken.split(",")}
+        return self._rng.choice([v for v in self._pools[pool].values if v not in out])
+
+    def _third(self, measure: str, part: int) -> int:
+        """A number from the lower, middle or upper third of a measure's range."""
+        low, high = self._measures[measure].range
         third = (high - low) // 3
-        low, high = {
-            "measure": (low, high),
-            "low": (low, low + third - 1),
-            "mid": (low + third, low + 2 * third - 1),
-            "high": (low + 2 * third, high),
-        }[part]
-        return self._rng.randint(low, high)
+        start = low + part * third
+        return self._rng.randint(start, high if part == 2 else start + third - 1)
 
-    def _reference(self, what: str, rest: str) -> Scalar:
+    def _reference(self, rest: str, among: Mapping[str, list[Row]]) -> Scalar:
         table = rest.removesuffix("?")
-        if table not in self._tables:
-            if rest.endswith("?"):
-                return None
-            raise SeedError(f"a column refers to table {table}, which the world does not have")
-        rows = self.rows[table] if what == "rows" else self._fillers[table]
-        if not rows:
-            raise SeedError(f"a row refers to table {table} before that has rows")
-        return self._rng.choice(rows)["id"]
+        if table not in self._tables and rest.endswith("?"):
+            return None
+        if not among.get(table):
+            raise SeedError(f"a row refers to table {table}, which has no rows yet")
+        return self._rng.choice(among[table])["id"]
 
     def _label(self) -> str:
         if self._labels:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
-from synthagent.worlds.compose.language import Concept, Words
+from synthagent.worlds.compose.language import Concept
+from synthagent.worlds.compose.vocabulary import Words
 from synthagent.worlds.compose.wording import render, words_of
 
 Joiner = Callable[[list[str]], str]
@@ -61,50 +62,54 @@ class IdFormat:
     def text(self, position: int) -> str:
         """The identifier of the row at that position."""
         number = self.start + self.stride * position
-        return f"{self.before}{number:x}{self.after}" if self.hexadecimal else (
-            f"{self.before}{number}{self.after}"
-        )
+        spelled = f"{number:x}" if self.hexadecimal else str(number)
+        return f"{self.before}{spelled}{self.after}"
 
     def sql(self, table: str) -> str:
         """A scalar SQL expression for the next identifier of a table that only grows."""
-        number = f"{self.start} + {self.stride} * (SELECT count(*) FROM {table})"  # noqa: S608  names of our data files
-        body = f"format('%x', {number})" if self.hexadecimal else f"({number})"
-        parts = [f"'{self.before}'" if self.before else "", body, f"'{self.after}'" if self.after else ""]
-        return " || ".join(part for part in parts if part) if self.before or self.after else (
-            f"CAST({body} AS TEXT)"
-        )
+        pattern = f"{self.before}%{'x' if self.hexadecimal else 'd'}{self.after}"
+        count = f"(SELECT count(*) FROM {table})"  # noqa: S608  tables of our data files
+        return f"format('{pattern}', {self.start} + {self.stride} * {count})"
 
 
 def draw_id_format(rng: Random, noun: str, taken: set[str], *, plain: bool) -> IdFormat:
-    """A format whose prefix no other table of the world has."""
-    words = words_of(noun)
-    initials = "".join(word[0] for word in words).upper()
-    head = words[-1]
-    prefixes = [initials, head[:2].upper(), head[:3].upper(), head[0].upper() + head[-1].upper()]
-    rng.shuffle(prefixes)
-    prefix = next((one for one in prefixes if one not in taken), "")
-    while not prefix:
-        letters = "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(2))
-        prefix = letters if letters not in taken else ""
-    taken.add(prefix)
+    """A format whose prefix no other table of the world has; a plain one is short."""
+    prefix = _prefix(rng, noun, taken)
     if plain:
-        return IdFormat(prefix + rng.choice(["-", ""]), "", rng.randint(101, 799), rng.randint(1, 9))
-    shape = rng.randrange(7)
-    start = rng.randint(1000, 8999)
+        before = prefix + rng.choice(["-", ""])
+        return IdFormat(before, "", rng.randint(101, 799), rng.randint(1, 9))
+    low = prefix.lower()
+    before, after = rng.choice(
+        [
+            (f"{prefix}-", ""),
+            (prefix, ""),
+            (f"{low}_", ""),
+            (f"{prefix}-", f"-{rng.choice('ABCDEFGHKMPRT')}"),
+            (f"{prefix}/", ""),
+            (f"{prefix}{rng.randint(21, 29)}-", ""),
+            (f"{low}-", ""),
+        ]
+    )
     stride = rng.choice([1, 1, 3, 7, 11, 13])
-    if shape == 0:
-        return IdFormat(f"{prefix}-", "", start, stride)
-    if shape == 1:
-        return IdFormat(prefix, "", start, stride)
-    if shape == 2:
-        return IdFormat(f"{prefix.lower()}_", "", start * 0x51 + 0x1000, stride * 37, hexadecimal=True)
-    if shape == 3:
-        return IdFormat(f"{prefix}-", f"-{rng.choice('ABCDEFGHKMPRT')}", start // 10 + 100, stride)
-    if shape == 4:
-        return IdFormat(f"{prefix}/", "", start * 10 + 7, stride)
-    if shape == 5:
-        return IdFormat(f"{prefix}{rng.randint(21, 29)}-", "", start, stride)
-    return IdFormat(f"{prefix.lower()}-", "", start, stride)
+    if before == f"{low}_":
+        return IdFormat(before, "", rng.randint(0x15000, 0xE0000), stride * 37, hexadecimal=True)
+    return IdFormat(before, after, rng.randint(1000, 8999), stride)
+
+
+def _prefix(rng: Random, noun: str, taken: set[str]) -> str:
+    words = words_of(noun)
+    head = words[-1]
+    initials = "".join(word[0] for word in words)
+    options = [initials, head[:2], head[:3], head[0] + head[-1]]
+    rng.shuffle(options)
+    while (prefix := options.pop().upper() if options else _letters(rng)) in taken:
+        pass
+    taken.add(prefix)
+    return prefix
+
+
+def _letters(rng: Random) -> str:
+    return "".join(rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(2))
 
 
 class Surface:

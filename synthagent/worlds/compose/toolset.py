@@ -14,8 +14,9 @@ from random import Random
 
 from pydantic import JsonValue
 
-from synthagent.worlds.compose.language import Concept, Line, Measure, Operation, Pool
+from synthagent.worlds.compose.language import Concept, Line, Operation
 from synthagent.worlds.compose.surface import IdFormat, Surface
+from synthagent.worlds.compose.vocabulary import Measure, Pool
 from synthagent.worlds.compose.wording import capitalised, render, words_of
 from synthagent.worlds.spec import ReturnShape, SqlProgram, Statement, StatementKind, Tool
 
@@ -150,9 +151,7 @@ def _with_rules(lines: list[Line], draft: Draft) -> list[Line]:
 
 def _statement(line: Line, draft: Draft, dressing: Dressing, rng: Random) -> Statement:
     if line.execute:
-        return Statement(
-            kind=StatementKind.EXECUTE, sql=_sql(line.execute, draft, dressing)
-        )
+        return Statement(kind=StatementKind.EXECUTE, sql=_sql(line.execute, draft, dressing))
     message = _message(rng.choice(line.message), dressing) if line.message else ""
     error_code = code(line.error, dressing.words) if line.error else ""
     if line.require:

@@ -3,7 +3,8 @@
     {item} {items} {Item}       a noun of the world, singular, plural, at the start of a sentence
     {a item} {A item}           with its article
     {$kind} {$target.price}     a variable of the scenario, or a column of one of its rows
-    {$kind.say} {$kind.phrase} {$kind.phrases}  a pool's value as it is said, and an item of that value
+    {$kind.say}                 a pool's value as it is said in a sentence
+    {$kind.phrase} {$kind.phrases}  an item, or items, of that value
     {:client_id}                the surface name of a parameter, in braces, for error messages
     {step.field} {step[$row.id].field} {?fact}  part of a result, or a fact: answers only
     {value} {name}              left as they are unless the lexicon knows them
@@ -20,7 +21,9 @@ from functools import lru_cache
 
 _HOLE = re.compile(r"\{((?:[aA] )?)([^{}]+)\}")
 _WORD = re.compile(r"^[A-Za-z][A-Za-z0-9_]*(\.[a-z]+)?$")
-_VOWEL_SOUND = re.compile(r"^(?:[aeio]|u(?!ni|se|ti|r[aei])|hour|honest|x-|8|11\b|18\b)", re.IGNORECASE)
+_VOWEL_SOUND = re.compile(
+    r"^(?:[aeio](?!ne\b|uro|we)|u(?!ni|se|ti|r[aei])|hour|honest|x-|8|11\b|18\b)", re.IGNORECASE
+)
 
 
 class WordingError(ValueError):
@@ -52,7 +55,7 @@ def parse(template: str) -> tuple[tuple[str, str, str], ...]:
 def render(
     template: str, words: Mapping[str, str], special: Callable[[str], str | None] | None = None
 ) -> str:
-    """The text. `special` resolves what is no word of the lexicon, and gives None where it cannot."""
+    """The text. `special` resolves what is no word of the lexicon, or gives None."""
     out: list[str] = []
     for before, article, hole in parse(template):
         out.append(before)

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def serve(tmp_path: Path) -> Serve:
         ]
         async with running(chosen, registers) as server:
             for task in certified_tasks():
-                await server.resources.store.write(lambda c, task=task: put(c, task))
+                await server.resources.store.write(partial(put, task=task))
             async with SynthAgentClient(server.address) as client:
                 yield client, server
 

@@ -14,7 +14,9 @@ _WEIGHTS = st.lists(st.integers(1, 5000), min_size=1, max_size=40)
 
 
 @given(_WEIGHTS, st.integers(1, 9))
-def test_every_group_is_on_one_rank_and_the_loads_are_near(weights, world_size):
+def test_every_group_is_on_one_rank_and_the_loads_are_near(
+    weights: list[int], world_size: int
+) -> None:
     result = split(weights, world_size)
     assert sorted(p for share in result.shares for p in share) == list(range(len(weights)))
     assert all(list(share) == sorted(share) for share in result.shares)
@@ -26,17 +28,17 @@ def test_every_group_is_on_one_rank_and_the_loads_are_near(weights, world_size):
         assert min(loads) > 0
 
 
-def test_longest_first_beats_the_order_given():
+def test_longest_first_beats_the_order_given() -> None:
     assert split([2, 3, 4, 6, 2, 2], 2).shares == ((0, 3, 5), (1, 2, 4))
     assert split([5, 5, 5, 5], 2).imbalance == 1.0
 
 
-def test_more_ranks_than_groups_leaves_ranks_empty():
+def test_more_ranks_than_groups_leaves_ranks_empty() -> None:
     assert split([7], 3).shares == ((0,), (), ())
     assert split([7], 3).imbalance == 3.0
 
 
-def test_refuses_weights_that_would_leave_a_rank_empty():
+def test_refuses_weights_that_would_leave_a_rank_empty() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         split([0, 1], 1)
 
@@ -55,7 +57,7 @@ def _training(**fields: int) -> pb.RunSpec:
     )
 
 
-async def test_a_batch_is_the_same_for_ever(serve: Serve):
+async def test_a_batch_is_the_same_for_ever(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training())
         first = await _batch(client, "train", 2)
@@ -72,7 +74,7 @@ async def test_a_batch_is_the_same_for_ever(serve: Serve):
     ]
 
 
-async def test_ranks_share_a_batch_by_whole_groups(serve: Serve):
+async def test_ranks_share_a_batch_by_whole_groups(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training())
         whole = await _batch(client, "train", 0)
@@ -84,7 +86,7 @@ async def test_ranks_share_a_batch_by_whole_groups(serve: Serve):
         assert shares[0][0].header.imbalance == shares[1][0].header.imbalance >= 1.0
 
 
-async def test_every_task_stands_once_in_each_pass(serve: Serve):
+async def test_every_task_stands_once_in_each_pass(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training(steps=5, groups_per_step=2))
         seen = []
@@ -98,7 +100,7 @@ async def test_every_task_stands_once_in_each_pass(serve: Serve):
         assert sorted(seen[:5]) == sorted(seen[5:]) == tasks
 
 
-async def test_steps_are_admitted_only_as_room_allows(serve: Serve):
+async def test_steps_are_admitted_only_as_room_allows(serve: Serve) -> None:
     async with serve(max_concurrent_episodes=6) as (client, server):
         await client.create_run("train", _training(steps=1_000_000))
         await _batch(client, "train", 1)
@@ -113,10 +115,12 @@ async def test_steps_are_admitted_only_as_room_allows(serve: Serve):
         await client.cancel_run("train")
 
 
-async def test_a_batch_that_cannot_come_is_refused(serve: Serve):
+async def test_a_batch_that_cannot_come_is_refused(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training())
-        await client.create_run("plain", pb.RunSpec(reference=2, tasks=selection(1)))
+        await client.create_run(
+            "plain", pb.RunSpec(reference=pb.REFERENCE_AGENT_NOOP, tasks=selection(1))
+        )
         with pytest.raises(StepOutOfRange, match="4 steps"):
             await _batch(client, "train", 4)
         with pytest.raises(PreconditionFailed, match="no steps"):

@@ -16,7 +16,7 @@ _FAULTS = {
 
 
 @pytest.mark.parametrize("missing", _FAULTS)
-async def test_a_fault_of_the_machinery_is_no_reward(serve: Serve, missing: str):
+async def test_a_fault_of_the_machinery_is_no_reward(serve: Serve, missing: str) -> None:
     there = [name for name in SERVICES if name != missing]
     async with serve(*there) as (client, server):
         spec = pb.RunSpec(reference=pb.REFERENCE_AGENT_GOLD, tasks=selection(2))
@@ -37,7 +37,7 @@ async def test_a_fault_of_the_machinery_is_no_reward(serve: Serve, missing: str)
         assert value("synthagent_episodes_invalid_total", {"reason": reason.lower()}) == 2.0
 
 
-async def test_one_faulty_episode_does_not_touch_the_others(serve: Serve):
+async def test_one_faulty_episode_does_not_touch_the_others(serve: Serve) -> None:
     async with serve("tool_mock", "rubric_judge", "rollout") as (client, _):
         careless = pb.RunSpec(reference=pb.REFERENCE_AGENT_CARELESS, tasks=selection())
         gold = pb.RunSpec(reference=pb.REFERENCE_AGENT_GOLD, tasks=selection())
@@ -47,7 +47,7 @@ async def test_one_faulty_episode_does_not_touch_the_others(serve: Serve):
         assert (await finished(client, "never-asks")).progress.episodes_invalid == 0
 
 
-def test_calls_so_far_are_those_with_a_result():
+def test_calls_so_far_are_those_with_a_result() -> None:
     task = example_task()
     events = run_plan(compile_world(task.world), task, task.gold_plans[0])
     tools = [step.tool for step in task.gold_plans[0].steps]
@@ -58,7 +58,7 @@ def test_calls_so_far_are_those_with_a_result():
         assert state_hash == (results[-1].state_hash if results else "")
 
 
-def test_request_ids_are_stable_short_and_apart():
+def test_request_ids_are_stable_short_and_apart() -> None:
     ids = {request_id_of(f"run.{n}.0", sequence) for n in range(20) for sequence in range(20)}
     assert len(ids) == 400
     assert {len(request_id) for request_id in ids} == {64}

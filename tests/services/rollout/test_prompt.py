@@ -32,16 +32,16 @@ def _tool(properties: dict[str, object], required: list[str]) -> Tool:
         ({}, "any"),
     ],
 )
-def test_a_parameter_is_written_by_its_type(schema, written):
+def test_a_parameter_is_written_by_its_type(schema: dict[str, object], written: str) -> None:
     assert signature(_tool({"x": schema}, ["x"])) == f"do(x: {written}) - Does it."
 
 
-def test_optional_parameters_are_marked():
+def test_optional_parameters_are_marked() -> None:
     tool = _tool({"x": {"type": "string"}, "y": {"type": "integer"}}, ["x"])
     assert signature(tool) == "do(x: string, y?: int) - Does it."
 
 
-def test_the_prompt_holds_what_the_agent_may_know_and_nothing_else():
+def test_the_prompt_holds_what_the_agent_may_know_and_nothing_else() -> None:
     task = example_task()
     system, user = system_text(task), user_text(task)
     assert task.restriction.text in system
@@ -53,7 +53,7 @@ def test_the_prompt_holds_what_the_agent_may_know_and_nothing_else():
     assert "Tom Achterberg" not in system + user  # "sunday" is a choice that a tool lists
 
 
-def test_prompts_of_mini_tasks_are_short():
+def test_prompts_of_mini_tasks_are_short() -> None:
     composer = Composer(Split.TRAIN, "mini")
     # Four characters a token is what English takes; names and JSON take fewer characters.
     lengths = [len(system_text(t) + user_text(t)) for t in map(composer.task, range(30))]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,8 @@ def _process(database: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["address"]
     finally:
         process.kill()
@@ -55,7 +56,7 @@ async def _prepare(database: Path) -> None:
     upgrade(f"sqlite:///{database}")
     store = Store(f"sqlite:///{database}")
     for task in certified_tasks():
-        await store.write(lambda c, task=task: put(c, task))
+        await store.write(partial(put, task=task))
     await store.close()
 
 
@@ -84,7 +85,9 @@ def _cut_short(database: Path) -> int:
 
 
 @pytest.mark.timeout(180)
-async def test_killed_at_random_moments_a_run_comes_out_the_same(serve: Serve, tmp_path: Path):
+async def test_killed_at_random_moments_a_run_comes_out_the_same(
+    serve: Serve, tmp_path: Path
+) -> None:
     undisturbed, disturbed = tmp_path / "undisturbed.db", tmp_path / "disturbed.db"
     await _prepare(disturbed)
     async with serve(database_url=f"sqlite:///{undisturbed}") as (client, _):

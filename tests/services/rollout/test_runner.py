@@ -1,3 +1,4 @@
+import pytest
 from sqlalchemy import text
 
 from services.rollout import scheduler
@@ -6,9 +7,9 @@ from synthagent.api.v1 import trajectory_pb2
 from tests.services.rollout.conftest import Serve, finished, selection
 
 
-async def test_an_episode_whose_task_is_damaged_ends_invalid_and_its_run_goes_on(
-    serve: Serve, monkeypatch
-):
+async def test_an_episode_of_a_damaged_task_ends_invalid(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.0)
     async with serve() as (client, server):
         damage = text("UPDATE task SET body = replace(body, 'clay', 'mud') WHERE ordinal = 1")
@@ -25,7 +26,7 @@ async def test_an_episode_whose_task_is_damaged_ends_invalid_and_its_run_goes_on
         assert "Uncertified" in trajectory.verdict.invalid.detail
 
 
-async def test_outcomes_and_rewards_are_counted(serve: Serve):
+async def test_outcomes_and_rewards_are_counted(serve: Serve) -> None:
     async with serve() as (client, server):
         await client.create_run(
             "n", pb.RunSpec(reference=pb.REFERENCE_AGENT_NOOP, tasks=selection())

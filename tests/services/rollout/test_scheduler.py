@@ -2,17 +2,19 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection
 
 from services.rollout import scheduler as module
 from services.rollout.order import group_id, trajectory_id
 from services.rollout.scheduler import MAX_BREAKS, Scheduler, Work, is_dead, process_name
 from synthagent.metrics import ServerMetrics
-from synthagent.store import Store, episodes, runs, upgrade
+from synthagent.store import Store, episodes, leases, runs, upgrade
 from synthagent.store.database import now
 from synthagent.store.episodes import LeaseLost, StoredEpisode
 from synthagent.store.runs import RunState, StoredGroup, StoredRun
@@ -100,13 +102,13 @@ async def _scheduling(
         await chosen.stop()
 
 
-async def _until(condition) -> None:
+async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - what changes is not ours to signal
             await asyncio.sleep(0.01)
 
 
-def test_a_process_of_this_host_that_is_no_more_is_dead():
+def test_a_process_of_this_host_that_is_no_more_is_dead() -> None:
     me = process_name()
     host = me.rsplit("/", 2)[0]
     child = subprocess.Popen([sys.executable, "-c", ""])
@@ -118,7 +120,7 @@ def test_a_process_of_this_host_that_is_no_more_is_dead():
     assert not is_dead(f"elsewhere/{child.pid}/0badcafe", me)
 
 
-async def test_episodes_run_in_order_of_admission_within_the_limit(tmp_path: Path):
+async def test_episodes_run_in_order_of_admission_within_the_limit(tmp_path: Path) -> None:
     store, log = await _prepared(tmp_path), Log()
     async with _scheduling(store, log):
         await _until(lambda: len(log.ended) == 6)
@@ -127,12 +129,14 @@ async def test_episodes_run_in_order_of_admission_within_the_limit(tmp_path: Pat
     await store.close()
 
 
-async def test_a_dead_process_s_episodes_are_taken_at_once_and_a_living_one_s_later(tmp_path: Path):
+async def test_what_a_dead_process_left_is_taken_at_once(
+    tmp_path: Path,
+) -> None:
     store, log = await _prepared(tmp_path, 3), Log()
     me = process_name()
     dead = f"{me.rsplit('/', 2)[0]}/{os.getpid()}/0badcafe"
     for owner, until in ((dead, FAR), ("elsewhere/1/1", FAR), ("elsewhere/1/2", now() + 400_000)):
-        await store.write(lambda c, o=owner, u=until: episodes.claim(c, o, u, 1))
+        await store.write(partial(leases.claim, owner=owner, lease_until=until, limit=1))
     async with _scheduling(store, log, owner=me):
         await _until(lambda: "r.0.0" in log.ran)
         assert "r.2.0" not in log.ran
@@ -141,7 +145,7 @@ async def test_a_dead_process_s_episodes_are_taken_at_once_and_a_living_one_s_la
     await store.close()
 
 
-async def test_stopping_gives_the_leases_back(tmp_path: Path):
+async def test_stopping_gives_the_leases_back(tmp_path: Path) -> None:
     store = await _prepared(tmp_path, 3)
     async with _scheduling(store, first := Log(hold=True), limit=3):
         await _until(lambda: len(first.ran) == 3)
@@ -151,7 +155,9 @@ async def test_stopping_gives_the_leases_back(tmp_path: Path):
     await store.close()
 
 
-async def test_an_episode_that_breaks_is_tried_again_and_given_up(tmp_path: Path, monkeypatch):
+async def test_an_episode_that_breaks_is_tried_again_and_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     store = await _prepared(tmp_path, 2)
@@ -174,7 +180,9 @@ async def test_an_episode_that_breaks_is_tried_again_and_given_up(tmp_path: Path
     await store.close()
 
 
-async def test_leases_are_renewed_and_lost_episodes_are_let_go(tmp_path: Path, monkeypatch):
+async def test_leases_are_renewed_and_lost_episodes_are_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
     store = await _prepared(tmp_path, 2)
     async with _scheduling(store, log := Log(hold=True)):

@@ -1,4 +1,6 @@
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,14 +11,17 @@ from synthagent.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
+    SynthAgentError,
 )
 from tests.services.rollout.conftest import Serve, certified_tasks, finished, selection
 
-GOLD, NOOP, CARELESS, FORBIDDEN, PESTERER = range(1, 6)
+GOLD, NOOP = pb.REFERENCE_AGENT_GOLD, pb.REFERENCE_AGENT_NOOP
+CARELESS, FORBIDDEN = pb.REFERENCE_AGENT_CARELESS, pb.REFERENCE_AGENT_FORBIDDEN
+PESTERER = pb.REFERENCE_AGENT_PESTERER
 ANSWERED = trajectory_pb2.EPISODE_OUTCOME_ANSWERED
 
 
-async def test_every_reference_agent_earns_what_it_should(serve: Serve):
+async def test_every_reference_agent_earns_what_it_should(serve: Serve) -> None:
     async with serve() as (client, _):
         means = {}
         for agent in (GOLD, NOOP, CARELESS, FORBIDDEN, PESTERER):
@@ -33,7 +38,7 @@ async def test_every_reference_agent_earns_what_it_should(serve: Serve):
         assert 0.0 < means[CARELESS] < 1.0
 
 
-async def test_a_trajectory_tells_all_that_happened(serve: Serve):
+async def test_a_trajectory_tells_all_that_happened(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("one", pb.RunSpec(reference=GOLD, tasks=selection(1)))
         await finished(client, "one")
@@ -56,7 +61,7 @@ async def test_a_trajectory_tells_all_that_happened(serve: Serve):
         assert times[-1] <= trajectory.ended_at.ToMicroseconds()
 
 
-async def test_trajectories_are_listed_as_they_ended(serve: Serve):
+async def test_trajectories_are_listed_as_they_ended(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("all", pb.RunSpec(reference=GOLD, tasks=selection(), group_size=3))
         await finished(client, "all")
@@ -65,7 +70,8 @@ async def test_trajectories_are_listed_as_they_ended(serve: Serve):
         ended = [item.ended_at.ToMicroseconds() for item in listed]
         assert ended == sorted(ended)
         assert all(item.verdict.reward == 1.0 and not item.events for item in listed)
-        pages, token = [], ""
+        pages: list[trajectory_pb2.Trajectory] = []
+        token = ""
         while True:
             request = pb.ListTrajectoriesRequest(run_id="all", page_size=4, page_token=token)
             page = await client._unary(client._rollout.ListTrajectories, request)
@@ -76,7 +82,7 @@ async def test_trajectories_are_listed_as_they_ended(serve: Serve):
         assert pages == listed
 
 
-async def test_a_run_is_created_once(serve: Serve):
+async def test_a_run_is_created_once(serve: Serve) -> None:
     async with serve() as (client, _):
         spec = pb.RunSpec(reference=NOOP, tasks=selection(2), seed=2**64 - 1)
         first = await client.create_run("twice", spec)
@@ -90,7 +96,7 @@ async def test_a_run_is_created_once(serve: Serve):
             await client.create_run("twice", spec)
 
 
-async def test_runs_are_listed_newest_first(serve: Serve):
+async def test_runs_are_listed_newest_first(serve: Serve) -> None:
     async with serve() as (client, _):
         for name in ("a", "b", "c"):
             await client.create_run(name, pb.RunSpec(reference=NOOP, tasks=selection(1)))
@@ -103,7 +109,7 @@ async def test_runs_are_listed_newest_first(serve: Serve):
         assert not last.next_page_token
 
 
-async def test_a_selection_is_drawn_by_the_seed(serve: Serve):
+async def test_a_selection_is_drawn_by_the_seed(serve: Serve) -> None:
     async with serve() as (client, _):
         chosen = {}
         for name, seed in (("x", 1), ("y", 1), ("z", 4)):
@@ -118,7 +124,7 @@ async def test_a_selection_is_drawn_by_the_seed(serve: Serve):
         assert set(chosen["x"]) <= {task.task_id for task in certified_tasks()}
 
 
-async def test_limits_of_turns_end_an_episode(serve: Serve):
+async def test_limits_of_turns_end_an_episode(serve: Serve) -> None:
     async with serve() as (client, _):
         spec = pb.RunSpec(reference=GOLD, tasks=selection(1), max_turns=3)
         await client.create_run("short", spec)
@@ -129,7 +135,7 @@ async def test_limits_of_turns_end_an_episode(serve: Serve):
         assert 0.0 < trajectory.verdict.reward < 1.0
 
 
-async def test_cancelling_stops_a_run_and_keeps_what_ended(serve: Serve):
+async def test_cancelling_stops_a_run_and_keeps_what_ended(serve: Serve) -> None:
     async with serve(max_concurrent_episodes=2) as (client, _):
         spec = pb.RunSpec(reference=GOLD, tasks=selection(), group_size=100)
         await client.create_run("long", spec)
@@ -145,7 +151,7 @@ async def test_cancelling_stops_a_run_and_keeps_what_ended(serve: Serve):
         assert [run.state async for run in client.watch_run("long")] == [pb.RUN_STATE_CANCELLED]
 
 
-def _spec(**fields: object) -> pb.RunSpec:
+def _spec(**fields: Any) -> pb.RunSpec:
     return pb.RunSpec(**{"reference": NOOP, "tasks": selection(1), **fields})
 
 
@@ -187,8 +193,8 @@ def _spec(**fields: object) -> pb.RunSpec:
     ],
 )
 async def test_a_specification_that_does_not_fit_is_refused(
-    serve: Serve, run_id, spec, error, field
-):
+    serve: Serve, run_id: str, spec: pb.RunSpec, error: type[SynthAgentError], field: str
+) -> None:
     async with serve("rollout") as (client, _):
         with pytest.raises(error) as refused:
             await client.create_run(run_id, spec)
@@ -197,7 +203,7 @@ async def test_a_specification_that_does_not_fit_is_refused(
             await client.get_run(run_id)
 
 
-async def test_what_is_not_there_is_not_found(serve: Serve):
+async def test_what_is_not_there_is_not_found(serve: Serve) -> None:
     async with serve("rollout") as (client, _):
         for call in (
             client.get_run("nothing"),
@@ -216,7 +222,9 @@ async def test_what_is_not_there_is_not_found(serve: Serve):
             await client._unary(client._rollout.ListRuns, pb.ListRunsRequest(page_token="x"))
 
 
-async def test_a_policy_that_is_missing_is_told_in_one_sentence(serve: Serve, tmp_path):
+async def test_a_policy_that_is_missing_is_told_in_one_sentence(
+    serve: Serve, tmp_path: Path
+) -> None:
     policy = pb.PolicyAgent(
         sampling=trajectory_pb2.SamplingSettings(temperature=1.0, max_turn_tokens=8)
     )

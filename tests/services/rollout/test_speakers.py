@@ -56,7 +56,7 @@ def _without_times(trajectory: trajectory_pb2.Trajectory) -> trajectory_pb2.Traj
     return trajectory
 
 
-async def test_tokens_are_carried_as_they_were_sampled(serve: Serve, model: Path):
+async def test_tokens_are_carried_as_they_were_sampled(serve: Serve, model: Path) -> None:
     async with serve(policy_model=str(model), policy_threads=1) as (client, _):
         await client.create_run("p", _spec())
         run = await finished(client, "p")
@@ -78,7 +78,7 @@ async def test_tokens_are_carried_as_they_were_sampled(serve: Serve, model: Path
         assert run.progress.policy_tokens == sampled > 0
 
 
-async def test_the_limit_of_tokens_ends_an_episode(serve: Serve, model: Path):
+async def test_the_limit_of_tokens_ends_an_episode(serve: Serve, model: Path) -> None:
     async with serve(policy_model=str(model), policy_threads=1) as (client, _):
         spec = _spec()
         spec.policy.max_episode_tokens = 64
@@ -93,7 +93,9 @@ async def test_the_limit_of_tokens_ends_an_episode(serve: Serve, model: Path):
             await client.create_run("q", spec)
 
 
-async def test_steps_wait_for_the_policy_that_they_need(serve: Serve, model: Path, tmp_path: Path):
+async def test_steps_wait_for_the_policy_that_they_need(
+    serve: Serve, model: Path, tmp_path: Path
+) -> None:
     settings = {"policy_model": str(model), "policy_threads": 1}
     path, digest = _weights(tmp_path, 1)
     async with serve(**settings) as (client, _):
@@ -121,7 +123,7 @@ async def test_steps_wait_for_the_policy_that_they_need(serve: Serve, model: Pat
     assert {s.policy_version for t in again for s in t.segments if s.logprobs} == {1}
 
 
-async def test_a_policy_goes_on_where_it_was_cut(serve: Serve, model: Path):
+async def test_a_policy_goes_on_where_it_was_cut(serve: Serve, model: Path) -> None:
     settings = {"policy_model": str(model), "policy_threads": 1}
     spec = _spec()
     spec.max_turns, spec.group_size = 12, 4
@@ -153,7 +155,7 @@ async def test_a_policy_goes_on_where_it_was_cut(serve: Serve, model: Path):
             assert list(mine.logprobs) == pytest.approx(list(theirs.logprobs), abs=1e-4)
 
 
-async def test_reference_agents_demonstrate_in_tokens(serve: Serve, model: Path):
+async def test_reference_agents_demonstrate_in_tokens(serve: Serve, model: Path) -> None:
     async with serve(policy_model=str(model), tokenize_reference_agents=True) as (client, _):
         spec = pb.RunSpec(reference=pb.REFERENCE_AGENT_GOLD, tasks=selection(1))
         await client.create_run("gold", spec)

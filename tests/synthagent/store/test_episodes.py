@@ -1,7 +1,8 @@
+from functools import partial
+
 import pytest
 
-from synthagent.store import Store, episodes, runs
-from synthagent.store.database import now
+from synthagent.store import Store, batches, episodes, leases, runs
 from synthagent.store.episodes import (
     EPISODE_TRANSITIONS,
     Append,
@@ -22,9 +23,6 @@ from synthagent.worlds.episode import (
     UserReply,
     Verdict,
 )
-from tests.synthagent.store.test_runs import admit, filled
-
-__all__ = ["filled"]  # the fixture
 
 FAR = 10**18
 EVENTS = [
@@ -54,21 +52,14 @@ def _ending(name: str, owner: str = "me", total: int = 99) -> Ending:
     )
 
 
-@pytest.fixture
-async def admitted(filled: Store) -> Store:
-    """A store with a run of two groups of two waiting episodes."""
-    for ordinal in range(2):
-        await filled.write(lambda c, o=ordinal: admit(c, "r", 0, o))
-    return filled
-
-
-async def test_what_was_written_is_read(admitted: Store):
+async def test_what_was_written_is_read(admitted: Store) -> None:
     await admitted.write(
         lambda c: episodes.append(c, [Append("r.0.0", EVENTS[:2], SEGMENTS[:2], recorded_at=7)])
     )
     rest = Append("r.0.0", EVENTS[2:], SEGMENTS[2:], first_segment=2, recorded_at=8)
     await admitted.write(lambda c: episodes.append(c, [rest]))
     found = await admitted.read(lambda c: episodes.load(c, "r.0.0"))
+    assert found is not None
     assert list(found.events) == EVENTS
     assert found.recorded_at == (7, 7, 8, 8, 8)
     assert list(found.segments) == SEGMENTS
@@ -76,44 +67,22 @@ async def test_what_was_written_is_read(admitted: Store):
     assert await admitted.read(lambda c: episodes.load(c, "r.9.9")) is None
 
 
-async def test_an_event_is_written_once(admitted: Store):
+async def test_an_event_is_written_once(admitted: Store) -> None:
     item = Append("r.0.0", EVENTS[:1])
     await admitted.write(lambda c: episodes.append(c, [item]))
     with pytest.raises(LeaseLost):
         await admitted.write(lambda c: episodes.append(c, [item]))
 
 
-async def test_episodes_are_taken_once_in_order_and_again_when_the_lease_ends(admitted: Store):
-    first = await admitted.write(lambda c: episodes.claim(c, "me", FAR, 3))
-    assert [episode.trajectory_id for episode in first] == ["r.0.0", "r.0.1", "r.1.0"]
-    assert all(episode.fresh for episode in first)
-    rest = await admitted.write(lambda c: episodes.claim(c, "you", FAR, 3))
-    assert [episode.trajectory_id for episode in rest] == ["r.1.1"]
-    await admitted.write(lambda c: episodes.renew(c, "me", 0))
-    taken_over = await admitted.write(lambda c: episodes.claim(c, "you", FAR, 9))
-    assert {episode.trajectory_id for episode in taken_over} == {"r.0.0", "r.0.1", "r.1.0"}
-    assert not any(episode.fresh for episode in taken_over)
-    assert await admitted.read(episodes.owners) == {"you"}
-
-
-async def test_a_released_episode_waits_for_its_time(admitted: Store):
-    await admitted.write(lambda c: episodes.claim(c, "me", FAR, 9))
-    await admitted.write(lambda c: episodes.release(c, "r.0.0", "me", now() + 10**7))
-    await admitted.write(lambda c: episodes.release(c, "r.0.1", "me", now()))
-    await admitted.write(lambda c: episodes.release(c, "r.1.0", "you", now()))
-    again = await admitted.write(lambda c: episodes.claim(c, "me", FAR, 9))
-    assert [episode.trajectory_id for episode in again] == ["r.0.1"]
-
-
-async def test_endings_are_numbered_and_the_last_ends_the_run(admitted: Store):
-    await admitted.write(lambda c: episodes.claim(c, "me", FAR, 9))
+async def test_endings_are_numbered_and_the_last_ends_the_run(admitted: Store) -> None:
+    await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
     names = ["r.1.0", "r.0.0", "r.1.1", "r.0.1"]
     await admitted.write(lambda c: episodes.end(c, [_ending(n, total=4) for n in names[:2]]))
-    assert (await admitted.read(lambda c: runs.get(c, "r"))).state is RunState.RUNNING
-    assert await admitted.read(lambda c: episodes.waiting(c, "r", 0)) == 2
+    assert not await admitted.read(lambda c: runs.in_state(c, RunState.SUCCEEDED))
+    assert await admitted.read(lambda c: batches.waiting(c, "r", 0)) == 2
     for name in names[2:]:
-        await admitted.write(lambda c, n=name: episodes.end(c, [_ending(n, total=4)]))
-    assert (await admitted.read(lambda c: runs.get(c, "r"))).state is RunState.SUCCEEDED
+        await admitted.write(partial(episodes.end, endings=[_ending(name, total=4)]))
+    assert await admitted.read(lambda c: runs.in_state(c, RunState.SUCCEEDED))
     ended = await admitted.read(lambda c: episodes.completed(c, "r", 0, 9))
     assert [e.trajectory_id for e in ended] == names
     assert [e.completion for e in ended] == [1, 2, 3, 4]
@@ -122,42 +91,30 @@ async def test_endings_are_numbered_and_the_last_ends_the_run(admitted: Store):
     assert [e.trajectory_id for e in page] == names[1:3]
 
 
-async def test_only_its_holder_ends_an_episode_and_only_once(admitted: Store):
-    await admitted.write(lambda c: episodes.claim(c, "me", FAR, 1))
+async def test_only_its_holder_ends_an_episode_and_only_once(admitted: Store) -> None:
+    await admitted.write(lambda c: leases.claim(c, "me", FAR, 1))
     for endings in (
         [_ending("r.0.0", owner="you")],
         [_ending("r.0.1")],
         [_ending("r.0.0"), _ending("r.1.1")],
     ):
         with pytest.raises(LeaseLost):
-            await admitted.write(lambda c, e=endings: episodes.end(c, e))
+            await admitted.write(partial(episodes.end, endings=endings))
     await admitted.write(lambda c: episodes.end(c, [_ending("r.0.0")]))
     with pytest.raises(LeaseLost):
         await admitted.write(lambda c: episodes.end(c, [_ending("r.0.0")]))
 
 
-async def test_cancelled_episodes_are_never_taken_nor_ended(admitted: Store):
-    await admitted.write(lambda c: episodes.claim(c, "me", FAR, 1))
+async def test_cancelled_episodes_are_never_taken_nor_ended(admitted: Store) -> None:
+    await admitted.write(lambda c: leases.claim(c, "me", FAR, 1))
     await admitted.write(lambda c: episodes.cancel(c, "r"))
-    assert await admitted.write(lambda c: episodes.claim(c, "me", FAR, 9)) == []
+    assert await admitted.write(lambda c: leases.claim(c, "me", FAR, 9)) == []
     assert await admitted.read(lambda c: episodes.unfinished(c, "r")) == 0
     with pytest.raises(LeaseLost):
         await admitted.write(lambda c: episodes.end(c, [_ending("r.0.0")]))
 
 
-async def test_weights_are_in_batch_order(admitted: Store):
-    item = Append("r.0.1", EVENTS[:2], SEGMENTS)
-    await admitted.write(lambda c: episodes.append(c, [item]))
-    found = await admitted.read(lambda c: episodes.weights(c, "r", 0))
-    assert [(w.trajectory_id, w.tokens, w.events, w.ended) for w in found] == [
-        ("r.0.0", 0, 0, False),
-        ("r.0.1", 3, 2, False),
-        ("r.1.0", 0, 0, False),
-        ("r.1.1", 0, 0, False),
-    ]
-
-
-def test_ended_and_cancelled_are_final():
+def test_ended_and_cancelled_are_final() -> None:
     assert {state for state, targets in EPISODE_TRANSITIONS.items() if not targets} == {
         EpisodeState.ENDED,
         EpisodeState.CANCELLED,

@@ -1,0 +1,28 @@
+from synthagent.store import Store, leases
+from synthagent.store.database import now
+
+FAR = 10**18
+
+
+async def test_episodes_are_taken_in_order_and_again_when_the_lease_ends(
+    admitted: Store,
+) -> None:
+    first = await admitted.write(lambda c: leases.claim(c, "me", FAR, 3))
+    assert [episode.trajectory_id for episode in first] == ["r.0.0", "r.0.1", "r.1.0"]
+    assert all(episode.fresh for episode in first)
+    rest = await admitted.write(lambda c: leases.claim(c, "you", FAR, 3))
+    assert [episode.trajectory_id for episode in rest] == ["r.1.1"]
+    await admitted.write(lambda c: leases.renew(c, "me", 0))
+    taken_over = await admitted.write(lambda c: leases.claim(c, "you", FAR, 9))
+    assert {episode.trajectory_id for episode in taken_over} == {"r.0.0", "r.0.1", "r.1.0"}
+    assert not any(episode.fresh for episode in taken_over)
+    assert await admitted.read(leases.owners) == {"you"}
+
+
+async def test_a_released_episode_waits_for_its_time(admitted: Store) -> None:
+    await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
+    await admitted.write(lambda c: leases.release(c, "r.0.0", "me", now() + 10**7))
+    await admitted.write(lambda c: leases.release(c, "r.0.1", "me", now()))
+    await admitted.write(lambda c: leases.release(c, "r.1.0", "you", now()))
+    again = await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
+    assert [episode.trajectory_id for episode in again] == ["r.0.1"]
