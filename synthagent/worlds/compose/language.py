@@ -1,8 +1,8 @@
 """What archetypes and modules are made of: tables, operations, scenarios, steps and facts.
 
 Owns the shape of `../archetypes/*.toml` and `../modules/*.toml`, which hold all behaviour of
-composed worlds. SQL names of tables and columns are fixed there; what an agent sees (names of tools,
-parameters and fields, values, texts) is drawn for each world. Values are frozen and valid by
+composed worlds. SQL names of tables and columns are fixed there; what an agent sees (names of
+tools, parameters and fields, values, texts) is drawn for each world. Values are frozen and valid by
 construction; what spans files belongs to `library`. `README.md` beside this file tells how an
 archetype is written.
 """
