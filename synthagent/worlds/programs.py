@@ -117,6 +117,11 @@ def compile_program(
             columns = _columns(connection, statement.sql, place)
         compiled.append(_checked(statement, columns, known, place))
         if statement.kind is StatementKind.REQUIRE:
+            hidden = sorted(set(columns) & set(schema.names))
+            if hidden:
+                raise WorldError(
+                    place, f"column {hidden[0]} hides the argument of that name; rename it with AS"
+                )
             known.update(columns)
     return schema, Program(tuple(compiled), tuple(sorted(tables)))
 

@@ -34,7 +34,6 @@ class Library:
     archetypes: Mapping[str, Archetype]
     modules: Mapping[str, Module]
     distractors: Mapping[str, Module]
-    people: Module
     domains: Mapping[str, Domain]
     levels: Mapping[str, Level]
     words: Words
@@ -184,4 +183,4 @@ def library() -> Library:
     }
     domains = {name: parse_domain(name, content, archetypes) for name, content in _each("domains")}
     words = validate(Words, read(_WORLDS / here / "surface.toml"), "compose/surface.toml")
-    return Library(archetypes, modules, distractors, people, domains, levels, words)
+    return Library(archetypes, modules, distractors, domains, levels, words)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain, count
 from random import Random
 
 from synthagent.worlds.compose.language import Concept
@@ -43,6 +44,7 @@ _FIELD_STYLE: dict[str, str] = {
     "dotted_camel": "camel",
 }
 # Words that SQLite or JSON readers may stumble over when they stand alone.
+_LONGEST = 64  # characters of a tool's name, by the contract
 _RESERVED = frozenset({"order", "group", "from", "to", "table", "index", "case", "check", "set"})
 
 
@@ -159,16 +161,11 @@ class Surface:
         taken = set(self._tools.values())
         options = list(patterns)
         self._rng.shuffle(options)
-        name = ""
-        for number, pattern in enumerate((*options, *options)):
-            words = words_of(render(pattern, self._words))
-            if number >= len(options):
-                words.append(str(number))
-            name = self._join(words)
-            if self.style.startswith("dotted"):
-                name = f"{self._join(words_of(noun))}.{name}"
-            name = name[:64]
-            if name not in taken:
+        prefix = f"{self._join(words_of(noun))}." if self.style.startswith("dotted") else ""
+        numbered = (f"{options[0]} {number}" for number in count(2))
+        for pattern in chain(options, numbered):
+            name = prefix + self._join(words_of(render(pattern, self._words)))
+            if len(name) <= _LONGEST and name not in taken:
                 break
         self._tools[key] = name
         return name
