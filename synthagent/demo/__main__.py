@@ -88,6 +88,8 @@ class Demo:
         environment = {
             "SYNTHAGENT_DATABASE_URL": f"sqlite:///{self.folder}/synthagent.db",
             "SYNTHAGENT_LOG_FORMAT": "json",
+            # As the trainer computes; half the memory of float32, and faster on CPUs that know it.
+            "SYNTHAGENT_POLICY_DTYPE": "bfloat16",
             # Demonstrations for SFT: the gold agent's conversations also as the policy's tokens.
             "SYNTHAGENT_TOKENIZE_REFERENCE_AGENTS": "true",
         }

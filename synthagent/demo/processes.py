@@ -14,9 +14,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-
-SHARED_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Services and trainer take turns on the same cores: a waiting thread of one must not spin."""
+SHARED_MACHINE = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+}
+"""Services and trainer take turns on the same cores and share the memory: a waiting thread must not
+spin, and tensors that are freed go back to the system instead of staying as holes in the heap."""
 
 
 class ProcessFailed(RuntimeError):
@@ -35,7 +39,7 @@ def services(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
             [sys.executable, "-m", "services", "all", "--port", "0", "--metrics-port", "0"],
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **SHARED_CORES, **environment},
+            env={**os.environ, **SHARED_MACHINE, **environment},
             text=True,
         )
         try:
@@ -69,7 +73,7 @@ def run(module_and_arguments: Sequence[str], log: Path) -> None:
     with log.open("wb") as errors:
         command = [sys.executable, "-m", *module_and_arguments]
         process = subprocess.Popen(  # noqa: S603 - our own modules
-            command, stderr=errors, env={**os.environ, **SHARED_CORES}
+            command, stderr=errors, env={**os.environ, **SHARED_MACHINE}
         )
         try:
             code = process.wait()
