@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
-from synthagent.worlds.spec import Value
+from synthagent.worlds.values import Value
 
 
 class TokenSource(StrEnum):

@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Annotated
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # DeepSpeed forks to compile; gRPC does not
+# On CPUs oneDNN keeps what it made for each of 1,024 matrix shapes; rows differ in length, and it
+# comes to gigabytes. Read when torch is loaded.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
 
 import typer
 from rich.console import Console

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from services.rollout.agents import ReferenceAgent
 from synthagent.tokens import Sampling
 from synthagent.worlds.rubric import REWARD_PRESETS
-from synthagent.worlds.spec import Split, Value, canonical_json
+from synthagent.worlds.spec import Split
+from synthagent.worlds.values import Value, canonical_json
 
 DEFAULT_POLICY = "default"
 MAX_UNSTEPPED_EPISODES = 1_000_000

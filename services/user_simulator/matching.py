@@ -8,6 +8,7 @@ number"). Where two facts fit, the better overlap wins. Pure and deterministic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -85,10 +86,19 @@ class Matcher:
         self._own = frozenset[str]().union(*(fact.own for fact in self._facts))
         self._context = _context(task) | lexicon().stems["matter"]
         self._familiar = lexicon().familiar | self._own | self._context
+        names = (
+            re.escape(tool.name)
+            for tool in task.world.tools
+            if not tool.name.islower() or not tool.name.isalpha()
+        )
+        self._tools = re.compile("|".join(sorted(names, key=len, reverse=True)) or r"(?!)")
 
     def wanted(self, text: str, revealed: Collection[str] = ()) -> tuple[Wanted, ...]:
-        """What the text asks for, in text order; of equally good facts an unrevealed one first."""
-        sentences = read_sentences(text)
+        """What the text asks for, in text order; of equally good facts an unrevealed one first.
+
+        The name of a tool (`find_member`) asks for nothing, whatever words it is made of.
+        """
+        sentences = read_sentences(self._tools.sub(" ", text))
         whole = tuple(word for sentence in sentences for word in sentence.words)
         if (exact := self._quoted(whole, revealed)) is not None:
             return (Wanted(exact),)

@@ -22,7 +22,8 @@ from services.user_simulator.matching import Matcher
 from synthagent.errors import InvalidInput
 from synthagent.worlds.episode import AgentAction, AgentTurn, Event, ReplyKind, UserReply
 from synthagent.worlds.matching import contains
-from synthagent.worlds.spec import Fact, Scalar, Task
+from synthagent.worlds.spec import Fact, Task
+from synthagent.worlds.values import Scalar
 
 _MATCHERS_KEPT = 1024
 _PLAIN = "plain"

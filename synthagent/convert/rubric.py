@@ -6,12 +6,12 @@ from typing import Any
 
 from synthagent.api.v1 import task_pb2 as pb
 from synthagent.convert.parts import EnumTable, build, chosen, json_from_text, json_to_text
-from synthagent.worlds import spec
+from synthagent.worlds import criteria
 
-_SECTION = EnumTable(spec.Section, pb.Section, "SECTION")
+_SECTION = EnumTable(criteria.Section, pb.Section, "SECTION")
 
 
-def criterion_to_proto(criterion: spec.Criterion) -> pb.Criterion:
+def criterion_to_proto(criterion: criteria.Criterion) -> pb.Criterion:
     """The message of a criterion."""
     message = pb.Criterion(
         criterion_id=criterion.criterion_id,
@@ -21,30 +21,30 @@ def criterion_to_proto(criterion: spec.Criterion) -> pb.Criterion:
     )
     check = criterion.check
     match check:
-        case spec.StateCheck():
+        case criteria.StateCheck():
             message.state.sql = check.sql
-        case spec.CalledCheck():
+        case criteria.CalledCheck():
             message.called.any_of.extend(_call_to_proto(call) for call in check.any_of)
             message.called.min_count = check.min_count
             message.called.after_criterion_id = check.after_criterion_id
-        case spec.ForbiddenCheck():
+        case criteria.ForbiddenCheck():
             message.forbidden.calls.extend(_call_to_proto(call) for call in check.calls)
             message.forbidden.state_sql = check.state_sql
-        case spec.AskedCheck():
+        case criteria.AskedCheck():
             message.asked.fact_id = check.fact_id
-        case spec.AnswerCheck():
+        case criteria.AnswerCheck():
             message.answer.values_json.extend(json_to_text(value) for value in check.values)
             message.answer.any_of.extend(check.any_of)
-        case spec.JudgedCheck():
+        case criteria.JudgedCheck():
             message.judged.question = check.question
     return message
 
 
-def criterion_from_proto(message: pb.Criterion, path: str) -> spec.Criterion:
+def criterion_from_proto(message: pb.Criterion, path: str) -> criteria.Criterion:
     """The criterion of a message. Raises InvalidInput."""
     return build(
         path,
-        spec.Criterion,
+        criteria.Criterion,
         criterion_id=message.criterion_id,
         section=_SECTION.from_number(message.section, f"{path}.section"),
         description=message.description,
@@ -53,16 +53,16 @@ def criterion_from_proto(message: pb.Criterion, path: str) -> spec.Criterion:
     )
 
 
-def _check_from_proto(message: pb.Criterion, path: str) -> spec.Check:
+def _check_from_proto(message: pb.Criterion, path: str) -> criteria.Check:
     name = chosen(message, "check", path)
     place = f"{path}.{name}"
     match name:
         case "state":
-            return build(place, spec.StateCheck, sql=message.state.sql)
+            return build(place, criteria.StateCheck, sql=message.state.sql)
         case "called":
             return build(
                 place,
-                spec.CalledCheck,
+                criteria.CalledCheck,
                 any_of=_calls_from_proto(message.called.any_of, f"{place}.any_of"),
                 min_count=message.called.min_count or 1,
                 after_criterion_id=message.called.after_criterion_id,
@@ -70,27 +70,27 @@ def _check_from_proto(message: pb.Criterion, path: str) -> spec.Check:
         case "forbidden":
             return build(
                 place,
-                spec.ForbiddenCheck,
+                criteria.ForbiddenCheck,
                 calls=_calls_from_proto(message.forbidden.calls, f"{place}.calls"),
                 state_sql=message.forbidden.state_sql,
             )
         case "asked":
-            return build(place, spec.AskedCheck, fact_id=message.asked.fact_id)
+            return build(place, criteria.AskedCheck, fact_id=message.asked.fact_id)
         case "answer":
             return _answer_from_proto(message.answer, place)
         case _:
-            return build(place, spec.JudgedCheck, question=message.judged.question)
+            return build(place, criteria.JudgedCheck, question=message.judged.question)
 
 
-def _answer_from_proto(message: pb.AnswerCheck, path: str) -> spec.AnswerCheck:
+def _answer_from_proto(message: pb.AnswerCheck, path: str) -> criteria.AnswerCheck:
     values: Any = tuple(
         json_from_text(text, f"{path}.values_json[{number}]")
         for number, text in enumerate(message.values_json)
     )
-    return build(path, spec.AnswerCheck, values=values, any_of=tuple(message.any_of))
+    return build(path, criteria.AnswerCheck, values=values, any_of=tuple(message.any_of))
 
 
-def _call_to_proto(call: spec.CallMatcher) -> pb.CallMatcher:
+def _call_to_proto(call: criteria.CallMatcher) -> pb.CallMatcher:
     return pb.CallMatcher(
         tool=call.tool,
         arguments=[
@@ -102,21 +102,21 @@ def _call_to_proto(call: spec.CallMatcher) -> pb.CallMatcher:
     )
 
 
-def _calls_from_proto(messages: Any, path: str) -> tuple[spec.CallMatcher, ...]:
+def _calls_from_proto(messages: Any, path: str) -> tuple[criteria.CallMatcher, ...]:
     return tuple(
         _call_from_proto(message, f"{path}[{number}]") for number, message in enumerate(messages)
     )
 
 
-def _call_from_proto(message: pb.CallMatcher, path: str) -> spec.CallMatcher:
+def _call_from_proto(message: pb.CallMatcher, path: str) -> criteria.CallMatcher:
     arguments = []
     for number, argument in enumerate(message.arguments):
         place = f"{path}.arguments[{number}]"
         equals: Any = json_from_text(argument.equals_json, f"{place}.equals_json")
-        arguments.append(build(place, spec.ArgumentMatcher, name=argument.name, equals=equals))
+        arguments.append(build(place, criteria.ArgumentMatcher, name=argument.name, equals=equals))
     return build(
         path,
-        spec.CallMatcher,
+        criteria.CallMatcher,
         tool=message.tool,
         arguments=tuple(arguments),
         count_failed=message.count_failed,

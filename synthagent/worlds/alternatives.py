@@ -14,7 +14,8 @@ from pydantic import JsonValue
 
 from synthagent.worlds.matching import same
 from synthagent.worlds.plans import PlanError, point
-from synthagent.worlds.spec import PlanStep, Scalar, Task
+from synthagent.worlds.spec import PlanStep, Task
+from synthagent.worlds.values import Scalar
 
 MAX_ALTERNATIVES = 3
 

@@ -13,6 +13,16 @@ from dataclasses import dataclass
 import orjson
 from pydantic import JsonValue
 
+from synthagent.worlds.criteria import (
+    AnswerCheck,
+    AskedCheck,
+    CalledCheck,
+    CallMatcher,
+    Criterion,
+    ForbiddenCheck,
+    JudgedCheck,
+    StateCheck,
+)
 from synthagent.worlds.engine import Session
 from synthagent.worlds.episode import (
     AgentAction,
@@ -23,18 +33,7 @@ from synthagent.worlds.episode import (
     UserReply,
 )
 from synthagent.worlds.matching import contains, same, uses
-from synthagent.worlds.spec import (
-    AnswerCheck,
-    AskedCheck,
-    CalledCheck,
-    CallMatcher,
-    Criterion,
-    ForbiddenCheck,
-    JudgedCheck,
-    StateCheck,
-    Task,
-    World,
-)
+from synthagent.worlds.spec import Task, World
 
 
 class JudgementMissing(ValueError):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from synthagent.worlds.spec import Value
+from synthagent.worlds.values import Value
 
 
 class AgentAction(StrEnum):

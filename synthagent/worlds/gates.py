@@ -17,23 +17,21 @@ from pydantic import JsonValue
 
 from synthagent.worlds.alternatives import Alternatives, equal
 from synthagent.worlds.checks import evaluate, loses
-from synthagent.worlds.engine import compile_world
-from synthagent.worlds.episode import CriterionResult, Event
-from synthagent.worlds.fidelity import infidelity
-from synthagent.worlds.plans import Performance, PlanError, fact_values, render_answer, resolve
-from synthagent.worlds.rewards import REWARD_PRESETS, fractions, reward
-from synthagent.worlds.spec import (
+from synthagent.worlds.criteria import (
     CalledCheck,
     CallMatcher,
     Criterion,
     ForbiddenCheck,
     JudgedCheck,
-    Plan,
     Section,
-    SqlProgram,
     StateCheck,
-    Task,
 )
+from synthagent.worlds.engine import compile_world
+from synthagent.worlds.episode import CriterionResult, Event
+from synthagent.worlds.fidelity import infidelity
+from synthagent.worlds.plans import Performance, PlanError, fact_values, render_answer, resolve
+from synthagent.worlds.rewards import REWARD_PRESETS, fractions, reward
+from synthagent.worlds.spec import Plan, SqlProgram, Task
 
 REPLAYS = 100
 _RESETS_PER_OPENING = 10

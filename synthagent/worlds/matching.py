@@ -14,7 +14,7 @@ from functools import lru_cache
 import orjson
 from pydantic import JsonValue
 
-from synthagent.worlds.spec import Scalar, normalise
+from synthagent.worlds.values import Scalar, normalise
 
 # A sign belongs to the number only where no word stands before it: "B-12" holds no number.
 _NUMBER = re.compile(r"(?<![\w.])(?<!\w-)-?\d+(?:\.\d+)?(?!\w|\.\d)")

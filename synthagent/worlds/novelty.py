@@ -19,7 +19,8 @@ from pathlib import Path
 import orjson
 from datasketch import MinHash, MinHashLSH
 
-from synthagent.worlds.spec import Task, normalise
+from synthagent.worlds.spec import Task
+from synthagent.worlds.values import normalise
 
 TASK_THRESHOLD = 0.8
 ITEM_THRESHOLD = 0.6

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from synthagent.worlds.criteria import Section
 from synthagent.worlds.episode import CriterionResult
-from synthagent.worlds.spec import Section, Task
+from synthagent.worlds.spec import Task
 
 
 @dataclass(frozen=True, slots=True)

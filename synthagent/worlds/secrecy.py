@@ -17,7 +17,8 @@ from pydantic import JsonValue
 
 from synthagent.worlds.gates import Examination, Failed
 from synthagent.worlds.matching import contains, leaves
-from synthagent.worlds.spec import Fact, Scalar, SqlProgram, Task, Tool
+from synthagent.worlds.spec import Fact, SqlProgram, Task, Tool
+from synthagent.worlds.values import Scalar
 
 MIN_CHOICES = 3
 _CALLS_PER_TOOL = 16  # in each round

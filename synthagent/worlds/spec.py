@@ -9,24 +9,14 @@ compile, does the plan succeed) belongs to `certify`. One value here mirrors one
 from __future__ import annotations
 
 import hashlib
-import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-Scalar = str | int | float | bool | None
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=64)]
-TaskId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
-Sql = Annotated[str, Field(min_length=1, max_length=4000)]
-
-
-class Value(BaseModel):
-    """Base of all values: frozen, no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+from synthagent.worlds.criteria import AskedCheck, CalledCheck, Criterion, Section
+from synthagent.worlds.values import Name, Scalar, Sql, TaskId, ToolName, Value, canonical_json
 
 
 class Split(StrEnum):
@@ -57,14 +47,6 @@ class ReturnShape(StrEnum):
 
     ROW = "row"
     ROWS = "rows"
-
-
-class Section(StrEnum):
-    """The part of the reward that a criterion counts towards."""
-
-    POLICY = "policy"
-    SUB_GOAL = "sub_goal"
-    INTERACTION = "interaction"
 
 
 class Gate(StrEnum):
@@ -286,102 +268,6 @@ class Restriction(Value):
     probe: Plan
 
 
-class ArgumentMatcher(Value):
-    """A condition on one argument of a call."""
-
-    name: str
-    equals: Scalar
-
-
-class CallMatcher(Value):
-    """A condition on one call; `error_code` asks for that business error."""
-
-    tool: ToolName
-    arguments: tuple[ArgumentMatcher, ...] = ()
-    count_failed: bool = False
-    error_code: str = ""
-
-
-class StateCheck(Value):
-    """Holds when a predicate over the final state is true."""
-
-    kind: Literal["state"] = "state"
-    sql: Sql
-
-
-class CalledCheck(Value):
-    """Holds when enough matching calls were made."""
-
-    kind: Literal["called"] = "called"
-    any_of: tuple[CallMatcher, ...] = Field(min_length=1)
-    min_count: int = Field(1, ge=1)
-    after_criterion_id: str = ""
-
-
-class ForbiddenCheck(Value):
-    """Violated when a matching call was made, or when a predicate over the final state is true."""
-
-    kind: Literal["forbidden"] = "forbidden"
-    calls: tuple[CallMatcher, ...] = ()
-    state_sql: str = Field("", max_length=4000)
-
-    @model_validator(mode="after")
-    def _check(self) -> ForbiddenCheck:
-        if not self.calls and not self.state_sql:
-            raise ValueError("a forbidden check needs calls or state_sql")
-        return self
-
-
-class AskedCheck(Value):
-    """Holds when the user revealed a fact before any call used its value."""
-
-    kind: Literal["asked"] = "asked"
-    fact_id: Name
-
-
-class AnswerCheck(Value):
-    """Holds when the final answer contains every value, and one of the phrases where given."""
-
-    kind: Literal["answer"] = "answer"
-    values: tuple[Scalar, ...] = ()
-    any_of: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _check(self) -> AnswerCheck:
-        if not self.values and not self.any_of:
-            raise ValueError("an answer check needs values or any_of")
-        return self
-
-
-class JudgedCheck(Value):
-    """Holds when a model says so; never evaluated by the engine."""
-
-    kind: Literal["judged"] = "judged"
-    question: str = Field(min_length=1)
-
-
-Check = Annotated[
-    StateCheck | CalledCheck | ForbiddenCheck | AskedCheck | AnswerCheck | JudgedCheck,
-    Field(discriminator="kind"),
-]
-
-
-class Criterion(Value):
-    """One line of a rubric."""
-
-    criterion_id: Name
-    section: Section
-    description: str = Field(min_length=1)
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
-    check: Check
-
-    @model_validator(mode="after")
-    def _check(self) -> Criterion:
-        if isinstance(self.check, ForbiddenCheck) and self.section is not Section.POLICY:
-            raise ValueError(f"criterion {self.criterion_id}: a forbidden check is a policy")
-        return self
-
-
 class Persona(Value):
     """Who the user is; `voice` names a way of speaking of the user simulator."""
 
@@ -467,21 +353,8 @@ class Task(Value):
         raise KeyError(fact_id)
 
 
-def canonical_json(value: object) -> bytes:
-    """JSON with sorted keys and no spaces: one value, one spelling."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-
-
 def task_digest(task: Task) -> str:
     """SHA-256 of the task's canonical content without its certificate, in hexadecimal."""
     return hashlib.sha256(
         canonical_json(task.model_dump(mode="json", exclude={"certificate"}))
     ).hexdigest()
-
-
-_NUMBER = re.compile(r"(?<=\d),(?=\d{3}\b)")
-
-
-def normalise(text: str) -> str:
-    """Text for comparison: case-folded, single spaces, no thousands separators."""
-    return " ".join(_NUMBER.sub("", text.casefold()).split())

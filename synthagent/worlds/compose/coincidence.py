@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from synthagent.worlds.compose.blueprint import Unfit
 from synthagent.worlds.compose.gold import Route
+from synthagent.worlds.criteria import AnswerCheck
 from synthagent.worlds.matching import contains
-from synthagent.worlds.spec import AnswerCheck, SqlProgram, Task, Tool
+from synthagent.worlds.spec import SqlProgram, Task, Tool
 
 
 def check(task: Task, routes: Sequence[Route]) -> None:

@@ -14,19 +14,19 @@ from synthagent.worlds.compose.gold import Route, Walked
 from synthagent.worlds.compose.surface import Surface
 from synthagent.worlds.compose.telling import Teller
 from synthagent.worlds.compose.toolset import Draft, code
-from synthagent.worlds.spec import (
+from synthagent.worlds.criteria import (
     AnswerCheck,
     ArgumentMatcher,
     AskedCheck,
     CalledCheck,
     CallMatcher,
     Criterion,
-    Fact,
     ForbiddenCheck,
-    Scalar,
     Section,
     StateCheck,
 )
+from synthagent.worlds.spec import Fact
+from synthagent.worlds.values import Scalar
 
 _PARAMETER = re.compile(r":([a-z]\w*)")
 FORBIDDEN_ID = "restriction_kept"

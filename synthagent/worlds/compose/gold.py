@@ -25,7 +25,8 @@ from pydantic import JsonValue
 from synthagent.worlds.compose.assembly import Assembly
 from synthagent.worlds.compose.language import Argument, Step
 from synthagent.worlds.compose.toolset import Draft, code
-from synthagent.worlds.spec import Plan, PlanStep, Scalar
+from synthagent.worlds.spec import Plan, PlanStep
+from synthagent.worlds.values import Scalar
 
 _RESULT = re.compile(r"^(\w+)(?:\[(\$[\w.]+)\])?\.(\w+)$")
 

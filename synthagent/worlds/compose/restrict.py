@@ -14,7 +14,7 @@ from synthagent.worlds.compose.blueprint import Blueprint, Unfit
 from synthagent.worlds.compose.seeding import Seeds
 from synthagent.worlds.compose.surface import Surface
 from synthagent.worlds.compose.toolset import Draft
-from synthagent.worlds.spec import Scalar
+from synthagent.worlds.values import Scalar
 
 
 @dataclass(frozen=True)

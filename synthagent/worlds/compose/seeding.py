@@ -29,7 +29,8 @@ from synthagent.worlds.compose.language import Argument, BoundRow, TableRecipe
 from synthagent.worlds.compose.people import draw_name
 from synthagent.worlds.compose.surface import IdFormat
 from synthagent.worlds.compose.vocabulary import Measure, Pool
-from synthagent.worlds.spec import Column, ColumnType, Scalar, Table
+from synthagent.worlds.spec import Column, ColumnType, Table
+from synthagent.worlds.values import Scalar
 
 Row = dict[str, Scalar]
 

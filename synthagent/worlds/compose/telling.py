@@ -16,7 +16,8 @@ from synthagent.worlds.compose.people import draw_name
 from synthagent.worlds.compose.seeding import Seeds
 from synthagent.worlds.compose.vocabulary import Pool
 from synthagent.worlds.compose.wording import capitalised, render, words_of
-from synthagent.worlds.spec import Fact, Persona, Scalar
+from synthagent.worlds.spec import Fact, Persona
+from synthagent.worlds.values import Scalar
 
 _STOP = frozenset({"of", "the", "a", "an", "to", "for", "and", "in", "on", "new"})
 _TEXTS_OF_A_FACT = 3

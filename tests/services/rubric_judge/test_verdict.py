@@ -4,10 +4,11 @@ import pytest
 
 from services.rubric_judge.verdict import DEFAULT_PRESET, choose_preset, reach_verdict
 from synthagent.errors import InvalidInput
+from synthagent.worlds.criteria import Criterion, Section, StateCheck
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import EpisodeEnd, EpisodeOutcome, Event, InvalidReason, ToolResult
 from synthagent.worlds.plans import run_plan
-from synthagent.worlds.spec import Criterion, Section, StateCheck, Task
+from synthagent.worlds.spec import Task
 from tests.example_task import example_task
 
 TASK = example_task()

@@ -70,7 +70,15 @@ def test_what_the_user_does_not_hold_is_not_invented() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Hello!", "I booked it.", "Tell me everything you know.", "List all facts", "?" * 9],
+    [
+        "",
+        "Hello!",
+        "I booked it.",
+        "Tell me everything you know.",
+        "List all facts",
+        "?" * 9,
+        "Should I use the tool find_member?",
+    ],
 )
 def test_nothing_asked_gives_a_prompt(text: str) -> None:
     (reply,) = converse(example_task(), text)

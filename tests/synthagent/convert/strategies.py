@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from synthagent.worlds import episode, spec
+from synthagent.worlds import criteria, episode, spec
 
 T = TypeVar("T")
 
@@ -88,32 +88,32 @@ facts = st.builds(
     questions=tuples(texts, 1),
 )
 calls = st.builds(
-    spec.CallMatcher,
+    criteria.CallMatcher,
     tool=st.just("find_courts"),
-    arguments=tuples(st.builds(spec.ArgumentMatcher, name=texts, equals=scalars)),
+    arguments=tuples(st.builds(criteria.ArgumentMatcher, name=texts, equals=scalars)),
     count_failed=st.booleans(),
     error_code=texts,
 )
 checks = st.one_of(
-    st.builds(spec.StateCheck, sql=some_text),
-    st.builds(spec.CalledCheck, any_of=tuples(calls, 1), min_count=st.integers(1, 2**32 - 1)),
-    st.builds(spec.AskedCheck, fact_id=st.just("day")),
-    st.builds(spec.AnswerCheck, values=tuples(scalars, 1), any_of=tuples(texts)),
-    st.builds(spec.JudgedCheck, question=some_text),
+    st.builds(criteria.StateCheck, sql=some_text),
+    st.builds(criteria.CalledCheck, any_of=tuples(calls, 1), min_count=st.integers(1, 2**32 - 1)),
+    st.builds(criteria.AskedCheck, fact_id=st.just("day")),
+    st.builds(criteria.AnswerCheck, values=tuples(scalars, 1), any_of=tuples(texts)),
+    st.builds(criteria.JudgedCheck, question=some_text),
 )
-criteria = st.builds(
-    spec.Criterion,
+rubric_lines = st.builds(
+    criteria.Criterion,
     criterion_id=names,
-    section=st.sampled_from(spec.Section),
+    section=st.sampled_from(criteria.Section),
     description=some_text,
     weight=st.floats(1e-9, 1e9),
     check=checks,
 ) | st.builds(
-    spec.Criterion,
+    criteria.Criterion,
     criterion_id=names,
-    section=st.just(spec.Section.POLICY),
+    section=st.just(criteria.Section.POLICY),
     description=some_text,
-    check=st.builds(spec.ForbiddenCheck, calls=tuples(calls, 1), state_sql=texts),
+    check=st.builds(criteria.ForbiddenCheck, calls=tuples(calls, 1), state_sql=texts),
 )
 certificates = st.builds(
     spec.Certificate,
@@ -137,7 +137,9 @@ def tasks(draw: st.DrawFn, base: spec.Task) -> spec.Task:
     known_criteria = {criterion.criterion_id for criterion in base.criteria}
     new_tool = tools.filter(lambda tool: base.world.tool(tool.name) is None)
     new_facts = tuples(facts.filter(lambda fact: fact.fact_id not in known_facts), most=1)
-    new_criteria = tuples(criteria.filter(lambda c: c.criterion_id not in known_criteria), most=1)
+    new_criteria = tuples(
+        rubric_lines.filter(lambda c: c.criterion_id not in known_criteria), most=1
+    )
     world = base.world.model_copy(
         update={
             "tables": draw(st.lists(tables(), max_size=2, unique_by=lambda t: t.name).map(tuple)),

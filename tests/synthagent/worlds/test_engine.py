@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthagent.worlds import sandbox
-from synthagent.worlds.engine import EngineFault, compile_world
+from synthagent.worlds.engine import EngineFault, WorldError, compile_world
 from synthagent.worlds.episode import ToolResult
 from synthagent.worlds.spec import World
 from tests.example_task import example_task
@@ -107,6 +107,14 @@ def test_columns_of_a_require_are_parameters_of_later_statements() -> None:
     )
     assert json.loads(one_call(made, '{"n":2}').result) == {"found": "item 2"}
     assert json.loads(one_call(made, '{"n":9}').result)["error"]["message"] == "No item 9."
+
+
+def test_a_column_of_a_require_may_not_hide_an_argument() -> None:
+    made = world(
+        requires("SELECT price AS n FROM item WHERE id = :n"), returns("SELECT :n AS n", "row")
+    )
+    with pytest.raises(WorldError, match="column n hides the argument"):
+        compile_world(made)
 
 
 def test_tools_without_a_program_are_not_available_here() -> None:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthagent.worlds.criteria import Section
 from synthagent.worlds.episode import CriterionResult
 from synthagent.worlds.rewards import REWARD_PRESETS, Fractions, fractions, outcome_gate, reward
-from synthagent.worlds.spec import Section
 from tests.example_task import example_task
 
 SHARE = st.none() | st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(0, 1)

@@ -14,12 +14,13 @@ from synthagent.worlds.compose.composer import digest
 from synthagent.worlds.compose.composition import compose
 from synthagent.worlds.compose.gold import WalkError
 from synthagent.worlds.compose.library import library
+from synthagent.worlds.criteria import AskedCheck, Section
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import UserReply
 from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.plans import run_plan
 from synthagent.worlds.rubric import judge
-from synthagent.worlds.spec import AskedCheck, Section, Task, task_digest
+from synthagent.worlds.spec import Task, task_digest
 
 PINNED = {
     ("train", "mini", "library", 7): "library-939b29e609d7f304",
