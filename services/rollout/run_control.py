@@ -170,7 +170,8 @@ class RunControl:
         version = await self._policies.published_version()
         for steps in list(self._stepped.values()):
             while await self._store.read(partial(steps.is_due, version, self._window)):
-                await self._store.write(partial(steps.admit_next, version, self._window))
+                if not await self._store.write(partial(steps.admit_next, version, self._window)):
+                    break  # the run was cancelled, here or by another replica
 
 
 class _Steps:
@@ -186,16 +187,17 @@ class _Steps:
         """Whether the next step may start now."""
         return self._due_step(connection, version, window) is not None
 
-    def admit_next(self, version: int, window: int, connection: Connection) -> None:
-        """Admits the next step where it may start."""
+    def admit_next(self, version: int, window: int, connection: Connection) -> bool:
+        """Admits the next step where it may start; returns whether it did."""
         run = runs.get(connection, self._run.run_id)
         step = self._due_step(connection, version, window)
         if step is None or run is None or run.state is not RunState.RUNNING:
-            return
+            return False
         count = self._training.groups_per_step
         ordinals = range(step * count, (step + 1) * count)
         groups = {ordinal: self._order.task_id(ordinal) for ordinal in ordinals}
         _admit(connection, self._run, self._spec, step=step, groups=groups)
+        return True
 
     def _due_step(self, connection: Connection, version: int, window: int) -> int | None:
         step = runs.admitted_steps(connection, self._run.run_id)

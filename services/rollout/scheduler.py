@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -181,14 +182,12 @@ class Scheduler:
             await asyncio.sleep(LEASE_SECONDS / 3)
             with suppress(SynthAgentError):  # tried again, twice before the leases end
                 running = dict(self._running)
-                held = await self._store.write(self._renew)
-                for trajectory_id, (_, task) in running.items():
-                    if trajectory_id not in held:  # taken over, or its run was cancelled elsewhere
-                        task.cancel()
+                for trajectory_id in await self._store.write(partial(self._renew, list(running))):
+                    running[trajectory_id][1].cancel()  # taken over, or cancelled elsewhere
 
-    def _renew(self, connection: Connection) -> set[str]:
+    def _renew(self, running: list[str], connection: Connection) -> set[str]:
         leases.renew(connection, self._owner, _seconds_from_now(LEASE_SECONDS))
-        return leases.held(connection, self._owner)
+        return leases.lost(connection, self._owner, running)
 
 
 def _seconds_from_now(seconds: float) -> int:

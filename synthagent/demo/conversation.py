@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -74,6 +76,7 @@ def _verdict(task: Task, verdict: Verdict) -> RenderableType:
 
 def as_text(renderable: RenderableType, width: int = 110) -> str:
     """The same without colours, for a file."""
-    console = Console(width=width, no_color=True, record=True, quiet=True)
-    console.print(renderable)
-    return console.export_text()
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()

@@ -47,10 +47,10 @@ def services(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
         finally:
             process.terminate()
             try:
-                process.wait(timeout=30)
+                process.communicate(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.communicate()
 
 
 def _ready_address(process: subprocess.Popen[str], log: Path) -> str:

@@ -7,9 +7,10 @@ taken first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, and_, func, not_, select, update
 
 from synthagent.store.database import now
 from synthagent.store.episodes import EpisodeState, StoredEpisode, sources, stored_episode
@@ -56,10 +57,13 @@ def renew(connection: Connection, owner: str, lease_until: int) -> None:
     )
 
 
-def held(connection: Connection, owner: str) -> set[str]:
-    """The running episodes whose lease `owner` holds."""
-    statement = select(_episode.c.trajectory_id).where(
+def lost(connection: Connection, owner: str, trajectory_ids: Sequence[str]) -> set[str]:
+    """Those of the episodes that are cancelled or another's; what has ended is not lost."""
+    kept = and_(
         _episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner
+    ) | (_episode.c.state == EpisodeState.ENDED.value)
+    statement = select(_episode.c.trajectory_id).where(
+        _episode.c.trajectory_id.in_(trajectory_ids), not_(kept)
     )
     return {row.trajectory_id for row in connection.execute(statement)}
 
