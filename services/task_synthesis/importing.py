@@ -1,8 +1,8 @@
 """Certifies and stores tasks that were made elsewhere.
 
 A given certificate counts for nothing: every gate runs again. The novelty gate compares with the
-evaluation items and with every task that is stored under another identifier. One bad task never
-stops the others.
+evaluation items and with every task that is stored under another identifier. A domain belongs to
+one split, so that nothing held out is trained on. One bad task never stops the others.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, tasks
 from synthagent.store.tables import TaskRow
 from synthagent.worlds.certify import Rejected
+from synthagent.worlds.compose import domains
 from synthagent.worlds.novelty import NoveltyIndex
-from synthagent.worlds.spec import Gate, Task, task_digest
+from synthagent.worlds.spec import Gate, Split, Task, task_digest
 
 _CERTIFIED_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why a task was not stored; `gate` is None where its identifier is taken."""
+    """Why a task was not stored; `gate` is None where its identifier or domain is taken."""
 
     gate: Gate | None
     reason: str
@@ -82,6 +83,10 @@ class Importer:
     async def _admit(self, task: Task, result: Examined, index: NoveltyIndex) -> Refused | None:
         if result.task is None:
             return Refused(Gate(result.gate), result.reason)
+        other = await self._store.read(lambda c: _split_of_domain(c, task))
+        if other is not None and other is not task.split:
+            reason = f"domain {task.domain!r} belongs to the split {other.value}; splits share none"
+            return Refused(None, reason)
         stored = await self._store.read(lambda c: _stored_digest(c, task.task_id))
         if stored is not None and stored != task_digest(task):
             return Refused(None, f"task_id {task.task_id!r} is taken by another task")
@@ -114,6 +119,20 @@ def _stored_digest(connection: Connection, task_id: str) -> str | None:
     found = connection.execute(select(col(TaskRow.digest)).where(col(TaskRow.task_id) == task_id))
     digest: str | None = found.scalar_one_or_none()
     return digest
+
+
+def _split_of_domain(connection: Connection, task: Task) -> Split | None:
+    """The split that the task's domain belongs to, by our data files or the tasks stored first."""
+    for split in Split:
+        if task.domain in domains(split):
+            return split
+    found = connection.execute(
+        select(col(TaskRow.split))
+        .where(col(TaskRow.domain) == task.domain)
+        .order_by(col(TaskRow.ordinal))
+        .limit(1)
+    ).scalar_one_or_none()
+    return None if found is None else Split(found)
 
 
 def _stored_after(connection: Connection, ordinal: int) -> list[tuple[int, str]]:

@@ -19,7 +19,7 @@ from synthagent.errors import InvalidInput
 from synthagent.metrics import ServerMetrics
 from synthagent.server import Resources, Service
 from synthagent.store import TaskCache
-from synthagent.worlds.episode import ToolResult
+from synthagent.worlds.engine import Answer
 
 _ENGINE_CODES = (
     "malformed_arguments",
@@ -115,7 +115,7 @@ class _CallCounter:
         self._labels.get(error_code, self._business).inc()
 
 
-def _to_message(result: ToolResult) -> trajectory_pb2.ToolResult:
+def _to_message(result: Answer) -> trajectory_pb2.ToolResult:
     return trajectory_pb2.ToolResult(
         ok=result.ok,
         result_json=result.result,

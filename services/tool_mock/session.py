@@ -18,8 +18,7 @@ from synthagent.errors import (
     LimitExceeded,
     StateDiverged,
 )
-from synthagent.worlds.engine import EngineFault, Session, WorldImage
-from synthagent.worlds.episode import ToolResult
+from synthagent.worlds.engine import Answer, EngineFault, Session, WorldImage
 
 MAX_HISTORY = 10_000
 """Most calls that are replayed on opening."""
@@ -37,7 +36,7 @@ class ToolSession:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._last: tuple[str, str, ToolResult] | None = None
+        self._last: tuple[str, str, Answer] | None = None
         self.sequence = 0
         """Number of the next call."""
 
@@ -46,7 +45,7 @@ class ToolSession:
         """State hash after the last call, 32 hexadecimal digits."""
         return self._session.state_hash
 
-    def answer(self, sequence: int, tool: str, arguments: str) -> ToolResult:
+    def answer(self, sequence: int, tool: str, arguments: str) -> Answer:
         """The result of call number `sequence`; a repeat of the last one gets the same again.
 
         Raises InvalidInput where the number is out of order or repeated with other content, and
@@ -55,7 +54,7 @@ class ToolSession:
         if sequence != self.sequence:
             return self._repeat(sequence, tool, arguments)
         try:
-            result = self._session.call(tool, arguments)
+            result = self._session.answer(tool, arguments)
         except EngineFault as fault:
             raise BackendUnavailable(
                 "The tool engine failed; open the session again from its log."
@@ -64,7 +63,7 @@ class ToolSession:
         self.sequence = sequence + 1
         return result
 
-    def _repeat(self, sequence: int, tool: str, arguments: str) -> ToolResult:
+    def _repeat(self, sequence: int, tool: str, arguments: str) -> Answer:
         if self._last is None or sequence != self.sequence - 1:
             raise InvalidInput(
                 f"Call {sequence} is out of order; the next number is {self.sequence}.",

@@ -19,9 +19,15 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-from synthagent.errors import BackendUnavailable, Corrupt, StorageFull, SynthAgentError
+from synthagent.errors import (
+    BackendUnavailable,
+    Corrupt,
+    PreconditionFailed,
+    StorageFull,
+    SynthAgentError,
+)
 from synthagent.metrics import ServerMetrics
 
 T = TypeVar("T")
@@ -53,6 +59,11 @@ def open_engine(database_url: str, busy_seconds: float = 10.0, pool_size: int = 
         raise BackendUnavailable(
             f"The database driver is not installed ({error}); install it or use sqlite:///FILE."
         ) from error
+    except (ArgumentError, ValueError) as error:
+        raise PreconditionFailed(
+            "The database URL cannot be read; write it like sqlite:///FILE or "
+            "postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME."
+        ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -82,7 +93,8 @@ def translate(error: DBAPIError) -> SynthAgentError | None:
         return StorageFull("The disk of the database is full; free some space and call again.")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):
         return StorageFull(
-            f"The database cannot be written ({text}); check its folder's permissions and disk."
+            f"The database cannot be written ({text}); see that its folder "
+            "exists, may be written and has room."
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return Corrupt(f"The database is damaged ({text}); restore it from a copy.")

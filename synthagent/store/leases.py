@@ -59,9 +59,9 @@ def renew(connection: Connection, owner: str, lease_until: int) -> None:
 
 def lost(connection: Connection, owner: str, trajectory_ids: Sequence[str]) -> set[str]:
     """Those of the episodes that are cancelled or another's; what has ended is not lost."""
-    kept = and_(
-        _episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner
-    ) | (_episode.c.state == EpisodeState.ENDED.value)
+    kept = and_(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner) | (
+        _episode.c.state == EpisodeState.ENDED.value
+    )
     statement = select(_episode.c.trajectory_id).where(
         _episode.c.trajectory_id.in_(trajectory_ids), not_(kept)
     )

@@ -278,7 +278,11 @@ class Examination:
         """Every replay of the gold calls gives the same results and state."""
         self._need_engine()
         for run in self.runs:
-            expected = [event.body for event in run.events if event.body.kind == "tool"]
+            expected = [
+                (body.ok, body.result, body.error_code, body.state_hash)
+                for body in (event.body for event in run.events)
+                if body.kind == "tool"
+            ]
             calls = [
                 (event.body.tool, event.body.arguments)
                 for event in run.events
@@ -288,7 +292,7 @@ class Examination:
                 with self.image.rehearse() as session:
                     for _ in range(_RESETS_PER_OPENING):
                         session.reset()
-                        if [session.call(*call) for call in calls] != expected:
+                        if [session.answer(*call) for call in calls] != expected:
                             raise Failed(f"a replay of plan {run.plan.plan_id} differs")
         return ""
 

@@ -228,3 +228,10 @@ async def test_reads_do_not_wait_for_a_writer(store: Store) -> None:
 async def test_a_driver_that_is_missing_is_named() -> None:
     with pytest.raises(BackendUnavailable, match="driver"):
         Store("postgresql+nothing://localhost/synthagent")
+
+
+@pytest.mark.parametrize("url", ["post gres://:::x", "postgresql://user:s3cret@host:port/name"])
+async def test_a_url_that_cannot_be_read_is_refused_without_telling_it(url: str) -> None:
+    with pytest.raises(PreconditionFailed, match="write it like") as refused:
+        Store(url)
+    assert "s3cret" not in refused.value.message

@@ -1,5 +1,10 @@
-from synthagent.store import Store, leases
+from sqlalchemy import update
+from sqlmodel import col
+
+from synthagent.store import Store, episodes, leases
 from synthagent.store.database import now
+from synthagent.store.episodes import EpisodeState
+from synthagent.store.tables import EpisodeRow
 
 FAR = 10**18
 
@@ -26,3 +31,15 @@ async def test_a_released_episode_waits_for_its_time(admitted: Store) -> None:
     await admitted.write(lambda c: leases.release(c, "r.1.0", "you", now()))
     again = await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
     assert [episode.trajectory_id for episode in again] == ["r.0.1"]
+
+
+async def test_what_was_cancelled_or_taken_is_lost_and_what_ended_is_not(admitted: Store) -> None:
+    await admitted.write(lambda c: leases.claim(c, "me", FAR, 3))
+    await admitted.write(lambda c: leases.claim(c, "you", FAR, 1))
+    mine = ["r.0.0", "r.0.1", "r.1.0"]
+    assert await admitted.read(lambda c: leases.lost(c, "me", [*mine, "r.1.1"])) == {"r.1.1"}
+    ended = update(EpisodeRow).where(col(EpisodeRow.trajectory_id) == "r.0.0")
+    await admitted.write(lambda c: c.execute(ended.values(state=EpisodeState.ENDED.value)))
+    assert await admitted.read(lambda c: leases.lost(c, "me", mine)) == set()
+    await admitted.write(lambda c: episodes.cancel(c, "r"))
+    assert await admitted.read(lambda c: leases.lost(c, "me", mine)) == {"r.0.1", "r.1.0"}
