@@ -11,7 +11,7 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(shell find proto -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test test-slow lint format proto breaking bench serve clean
+.PHONY: help install model demo test lint format proto breaking bench serve clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,9 +34,6 @@ demo: $(STAMP) ## the whole path on this machine: tasks, agents, SFT, GRPO, repo
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores
 	$(BIN)/python -m pytest $(ARGS)
-
-test-slow: $(STAMP) ## the tests that take longer
-	$(BIN)/python -m pytest -m slow --timeout 900 $(ARGS)
 
 lint: $(STAMP) breaking ## ruff, mypy strict, import layers, buf lint and breaking changes
 	$(BIN)/ruff check .

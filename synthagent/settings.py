@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     policy_max_sequences: int = Field(64, ge=1)
     """Most episodes whose key-value caches the policy engine holds at the same time."""
 
+    policy_max_sequence_tokens: int = Field(2048, ge=64, le=1_048_576)
+    """Most tokens of an episode in the policy engine, prompt included. A run that asks for more is
+    refused."""
+
     policy_threads: int | None = Field(None, ge=1)
     """CPU threads of the policy engine. None means torch's own choice."""
 

@@ -118,6 +118,7 @@ class Policies:
                 device=settings.policy_device,
                 threads=settings.policy_threads or 0,
                 max_sequences=settings.policy_max_sequences,
+                max_sequence_tokens=settings.policy_max_sequence_tokens,
             )
             if settings.policy_dtype != "auto":
                 config = replace(config, dtype=settings.policy_dtype)

@@ -86,7 +86,8 @@ class RunControl:
                 if spec.policy.max_episode_tokens > most:
                     raise PreconditionFailed(
                         f"The policy engine holds {most} tokens of an episode, and "
-                        f"{spec.policy.max_episode_tokens} are asked for; lower them.",
+                        f"{spec.policy.max_episode_tokens} are asked for; lower them, or "
+                        "raise SYNTHAGENT_POLICY_MAX_SEQUENCE_TOKENS.",
                         field="spec.policy.max_episode_tokens",
                     )
             else:

@@ -132,7 +132,14 @@ class _Draw:
 
 
 def _message(events: Sequence[Event]) -> tuple[str, int]:
-    """What the agent said last, and at which position."""
+    """What the agent said last, and at which position. Raises InvalidInput."""
+    for position, event in enumerate(events):
+        if event.sequence != position:
+            raise InvalidInput(
+                f"Event {position} has the sequence {event.sequence}; send the whole episode, "
+                "numbered from 0 without gaps.",
+                field=f"events[{position}].sequence",
+            )
     if events:
         turn = events[-1].body
         if isinstance(turn, AgentTurn) and turn.action is AgentAction.MESSAGE:

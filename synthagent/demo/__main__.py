@@ -90,8 +90,8 @@ class Demo:
             "SYNTHAGENT_LOG_FORMAT": "json",
             # As the trainer computes; half the memory of float32, and faster on CPUs that know it.
             "SYNTHAGENT_POLICY_DTYPE": "bfloat16",
-            # As many as a step has episodes: the cache of every place grows with the longest.
-            "SYNTHAGENT_POLICY_MAX_SEQUENCES": "36",
+            # Enough for the episodes of a step: the cache of every place grows with the longest.
+            "SYNTHAGENT_POLICY_MAX_SEQUENCES": "32",
             # Demonstrations for SFT: the gold agent's conversations also as the policy's tokens.
             "SYNTHAGENT_TOKENIZE_REFERENCE_AGENTS": "true",
         }

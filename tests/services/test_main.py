@@ -93,7 +93,7 @@ def test_a_database_that_cannot_be_used_exits_with_4(
     url = f"sqlite:///{tmp_path}/nowhere/synthagent.db"
     done = finished(environment, "tool_mock", "--database-url", url)
     assert done.returncode == 4
-    assert "check its folder" in done.stderr.splitlines()[-1]
+    assert "see that its folder exists" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

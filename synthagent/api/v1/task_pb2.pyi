@@ -1476,7 +1476,9 @@ class TaskRejection(_message.Message):
     task_id: _builtins.str
     """Identifier as given; may be empty."""
     gate: Global___Gate.ValueType
-    """The gate that failed first. Unspecified where the task was malformed or its identifier taken."""
+    """The gate that failed first. Unspecified where the task was malformed, its identifier was taken,
+    or its domain belongs to the other split.
+    """
     reason: _builtins.str
     """What is wrong and where, in one sentence."""
     def __init__(

@@ -188,6 +188,21 @@ async def test_an_identifier_belongs_to_one_content(client: SynthAgentClient) ->
         await client.import_tasks("other", [example_task()])
 
 
+@pytest.mark.parametrize(
+    ("domain", "split", "owner"),
+    [("observatory", Split.TRAIN, "held_out"), ("court_booking", Split.HELD_OUT, "train")],
+)
+async def test_a_domain_belongs_to_one_split(
+    domain: str, split: Split, owner: str, client: SynthAgentClient
+) -> None:
+    await client.import_tasks("before", [example_task()])  # it brings court_booking into train
+    name = f"moved-{domain.replace('_', '-')}"
+    moved = example_task().model_copy(update={"task_id": name, "domain": domain, "split": split})
+    refused = await client.import_tasks(name, [moved])
+    assert refused.rejected[0].gate == task_pb2.GATE_UNSPECIFIED
+    assert f"{domain!r} belongs to the split {owner}" in refused.rejected[0].reason
+
+
 async def test_imports_have_a_size(client: SynthAgentClient) -> None:
     with pytest.raises(InvalidInput, match="give 1 to 1000"):
         await client.import_tasks("empty", [])

@@ -164,3 +164,9 @@ def test_any_conversation_keeps_the_rules(task: Task, messages: list[str]) -> No
         check(task, reply, revealed)
         assert (reply.reply is ReplyKind.REVEALED) == bool(set(reply.revealed) - revealed)
         revealed |= set(reply.revealed)
+
+
+def test_an_episode_with_a_gap_is_refused() -> None:
+    events = numbered([message("Hi."), message("Which day should I book?")])
+    with pytest.raises(InvalidInput, match="numbered from 0 without gaps"):
+        SIMULATOR.reply(example_task(), events[1:])

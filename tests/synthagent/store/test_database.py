@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from synthagent.errors import BackendUnavailable, NotFound, StorageFull
+from synthagent.errors import BackendUnavailable, NotFound, PreconditionFailed, StorageFull
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, upgrade
 from synthagent.store.database import now
@@ -165,7 +165,7 @@ async def test_a_database_that_may_only_be_read_says_so(database_url: str) -> No
     path = database_url.removeprefix("sqlite:///")
     store = Store(f"sqlite:///file:{path}?mode=ro&uri=true")
     assert await store.read(versions) == []
-    with pytest.raises(StorageFull, match="permissions"):
+    with pytest.raises(StorageFull, match="may be written"):
         await store.write(lambda c: put(c, 1))
     await store.close()
 

@@ -96,7 +96,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StorageFull, match="permissions"):
+    with pytest.raises(StorageFull, match="its folder exists"):
         upgrade(f"sqlite:///{tmp_path}/nowhere/synthagent.db")
 
 
