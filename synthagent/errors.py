@@ -17,7 +17,8 @@
     └── BackendUnavailable                BACKEND_UNAVAILABLE     UNAVAILABLE
 
 `server.py` holds the one table from exception to status. Anything else becomes INTERNAL without
-detail. Messages say what was wrong and what to do.
+detail. Messages say what was wrong and what to do. The trainer adds `TrainingDiverged`, which ends
+its process and never crosses the contract.
 """
 
 from __future__ import annotations

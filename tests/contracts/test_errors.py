@@ -40,7 +40,11 @@ def descendants(kind: type[errors.SynthAgentError]) -> set[type[errors.SynthAgen
 
 
 def test_the_table_has_every_error_and_this_test_every_row() -> None:
-    assert set(STATUS) == descendants(errors.SynthAgentError)
+    # Those of the contract: a process may add errors that never cross it, as the trainer does.
+    tree = {
+        kind for kind in descendants(errors.SynthAgentError) if kind.__module__ == errors.__name__
+    }
+    assert set(STATUS) == tree
     assert {kind: (kind.reason, code) for kind, code in STATUS.items()} == TREE
 
 
