@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 @dataclass
@@ -139,7 +140,7 @@ def markdown(report: Report) -> str:
                     step["zero_variance_groups"],
                     step["invalid"],
                 )
-                for number, step in enumerate(report.rl_steps)
+                for number, step in enumerate(report.rl_steps, start=1)
             ],
         ),
         "## Time",
@@ -173,12 +174,18 @@ def _plot(report: Report, path: Path) -> None:
     left.set_ylabel("mean reward, with SEM")
     episodes = max((score.n for score in report.policy.values()), default=0)
     left.set_title(f"Held-out domains ({episodes} episodes each)")
-    steps = range(len(report.rl_steps))
-    right.plot(steps, [step["mean_reward"] for step in report.rl_steps], marker="o")
+    right.errorbar(
+        range(1, len(report.rl_steps) + 1),
+        [step["mean_reward"] for step in report.rl_steps],
+        yerr=[step.get("reward_sem", 0.0) for step in report.rl_steps],
+        marker="o",
+        capsize=4,
+    )
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_ylim(0, 1)
-    right.set_xlabel("GRPO step")
-    right.set_ylabel("mean reward of the batch")
-    right.set_title("Training domains")
+    right.set_xlabel("GRPO step (each on other tasks)")
+    right.set_ylabel("mean reward of the batch, with SEM")
+    right.set_title("Training domains, sampled at temperature 1")
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=120)
     os.replace(temporary, path)  # noqa: PTH105 - replaces on every platform

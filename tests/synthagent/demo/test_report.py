@@ -45,6 +45,6 @@ def test_all_three_files_are_left_and_the_json_has_every_figure(tmp_path: Path) 
 
 
 def test_a_step_without_an_update_has_no_loss() -> None:
-    rows = [line for line in markdown(filled()).splitlines() if line.startswith(("| 0 ", "| 1 "))]
-    assert rows[0].startswith("| 0 | 0.2500 |")
-    assert rows[1].startswith("| 1 | none |")
+    rows = [line for line in markdown(filled()).splitlines() if line.startswith(("| 1 ", "| 2 "))]
+    assert rows[0].startswith("| 1 | 0.2500 |")
+    assert rows[1].startswith("| 2 | none |")
