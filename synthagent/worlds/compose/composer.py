@@ -88,10 +88,19 @@ class Composer:
             scenario = rng.choices(scenarios, [one.weight for one in scenarios])[0]
             try:
                 choice = Choice(self._level, domain, archetype, scenario)
-                return compose(rng, draw(rng, source, choice), seed)
-            except (Unfit, WalkError) as error:
-                reasons.append(f"{domain.name}, {archetype.name}, {scenario.id}: {error}")
+                task = compose(rng, draw(rng, source, choice), seed)
+                if _chained(task):
+                    return task
+                error: Exception = Unfit("no call needs what an earlier one found")
+            except (Unfit, WalkError) as unfit:
+                error = unfit
+            reasons.append(f"{domain.name}, {archetype.name}, {scenario.id}: {error}")
         raise ComposeError(f"seed {seed} gave no task; last: {reasons[-1]}")
+
+
+def _chained(task: Task) -> bool:
+    """Whether in every gold plan a call needs what an earlier one found."""
+    return all(any(step.references("$step") for step in plan.steps) for plan in task.gold_plans)
 
 
 def _domains(split: Split, names: Iterable[str] | None) -> list[Domain]:

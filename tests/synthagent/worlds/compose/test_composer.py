@@ -88,6 +88,15 @@ def test_seeds_give_different_tasks() -> None:
 
 
 @pytest.mark.parametrize("name", DIFFICULTIES)
+def test_in_every_plan_a_call_needs_what_an_earlier_one_found(name: str) -> None:
+    for split in ("train", "held_out"):
+        composer = Composer(split, name)
+        for seed in range(40):
+            for plan in composer.task(seed).gold_plans:
+                assert any(step.references("$step") for step in plan.steps)
+
+
+@pytest.mark.parametrize("name", DIFFICULTIES)
 def test_tasks_keep_the_bounds_of_their_level(name: str) -> None:
     level = library().levels[name]
     for split in ("train", "held_out"):
