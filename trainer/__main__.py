@@ -1,9 +1,10 @@
-"""`python -m trainer CONFIG`: warms a policy up on gold trajectories, then trains it with GRPO.
+"""`python -m trainer CONFIG`: warms a policy up on gold trajectories, then reinforces it.
 
 The loop, read top to bottom:
 
     evaluate -> SFT warm start -> publish -> evaluate
-      -> GRPO steps (batch k -> advantages -> update -> publish version -> checkpoint) -> evaluate
+      -> DPO, where asked for -> publish -> evaluate
+      -> RL steps (batch k -> advantages -> update -> publish version -> checkpoint) -> evaluate
 
 A run folder that holds a checkpoint of the same configuration is resumed. Several ranks:
 `torchrun --nproc-per-node 2 -m trainer CONFIG`. Exit codes:
@@ -56,7 +57,7 @@ def train(config: TrainerConfig, console: Console, *, must_resume: bool = False)
         model,
         config.model,
         config.deepspeed,
-        entropy_gradient=config.grpo.entropy_coefficient > 0,
+        entropy_gradient=config.rl.entropy_coefficient > 0,
     )
     log = MetricsLog(folder.metrics, port=config.run.metrics_port) if ranks.first else None
     if log is not None:
@@ -73,37 +74,57 @@ def train(config: TrainerConfig, console: Console, *, must_resume: bool = False)
 
 
 def _loop(training: Training) -> None:
-    config, resumed = training.config, training.place.stage
-    evaluation, version = config.evaluation, config.rollout.first_policy_version
-
-    if resumed == "start":
-        if version:
-            training.publish(version)
-        if evaluation.before:
-            training.evaluate("before")
-    elif resumed == "grpo":
-        training.publish(training.place.policy_version)  # the service may be a fresh one
-
-    if config.sft.enabled:
-        version += 1
-        if resumed != "grpo":
-            training.warm_up()
-            training.publish(version)
-            if evaluation.after_sft:
-                training.evaluate("after-sft")
-
-    if config.grpo.enabled:
-        run_id = training.begin_reinforcing(version)
-        for step in range(training.place.step, config.grpo.steps):
-            training.reinforce(step, run_id)
-            every = evaluation.every_steps
-            if every and (step + 1) % every == 0 and step + 1 < config.grpo.steps:
-                training.evaluate(f"step-{step + 1}")
-        if evaluation.after_rl:
-            training.evaluate("after-rl")
-
+    _begin(training)
+    version = _supervise(training)
+    if training.config.rl.enabled:
+        _reinforce(training, version)
     training.export()
     training.console.print(f"finished: {training.folder.path}")
+
+
+def _begin(training: Training) -> None:
+    """Brings the service to where the run is, and looks at the initial policy."""
+    if training.place.stage == "start":
+        if training.place.policy_version:
+            training.publish(training.place.policy_version)
+        if training.config.evaluation.before:
+            training.evaluate("before")
+    elif training.place.stage != "sft":
+        training.publish(training.place.policy_version)  # the service may be a fresh one
+
+
+def _supervise(training: Training) -> int:
+    """The stages on stored trajectories; returns the policy's version behind them."""
+    config, resumed = training.config, training.place.stage
+    version = config.rollout.first_policy_version
+    if config.sft.enabled:
+        version += 1
+        if resumed in {"start", "sft"}:
+            training.warm_up()
+            training.publish(version)
+            if config.evaluation.after_sft:
+                training.evaluate("after-sft")
+    if config.dpo.enabled:
+        version += 1
+        if resumed != "rl":
+            training.prefer()
+            training.publish(version)
+            if config.evaluation.after_dpo:
+                training.evaluate("after-dpo")
+    return version
+
+
+def _reinforce(training: Training, version: int) -> None:
+    """Reinforcement learning from policy `version`, with evaluations between."""
+    config, evaluation = training.config, training.config.evaluation
+    run_id = training.begin_reinforcing(version)
+    for step in range(training.place.step, config.rl.steps):
+        training.reinforce(step, run_id)
+        every = evaluation.every_steps
+        if every and (step + 1) % every == 0 and step + 1 < config.rl.steps:
+            training.evaluate(f"step-{step + 1}")
+    if evaluation.after_rl:
+        training.evaluate("after-rl")
 
 
 def exit_code(error: SynthAgentError) -> int:

@@ -1,7 +1,9 @@
-"""Group-relative advantages: how much better an episode was than its siblings.
+"""Advantages: how much better an episode was than those it is compared with.
 
 Pure functions. A trajectory without a reward (INVALID) is in no statistic and is not trained on.
-A group whose rewards do not vary carries no gradient: it is counted and skipped, never hidden.
+The outcome gate comes first: whether a group teaches anything is decided by its outcome rewards,
+before any shaping or normalisation. A group whose outcome rewards do not vary carries no gradient
+where it is its own measure: it is counted and skipped, never hidden.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from synthagent.worlds.rubric import outcome_gate
+from trainer.algorithms import Advantage
 
 _SAME = 1e-9  # rewards closer than this do not vary
 _STD_FLOOR = 1e-6  # keeps the division finite; far below any real spread
+
+Rewards = Sequence[float | None]
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,14 @@ class RewardStatistics:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of the rewards of a whole batch, over all ranks."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class BatchAdvantages:
     """`values[g][i]` is the advantage of episode i of group g, None where it is not trained on."""
 
@@ -35,7 +48,7 @@ class BatchAdvantages:
     zero_variance_groups: int
 
 
-def reward_statistics(rewards: Sequence[float | None]) -> RewardStatistics:
+def reward_statistics(rewards: Rewards) -> RewardStatistics:
     """Statistics of rewards in [0, 1]; None is INVALID."""
     valid = [reward for reward in rewards if reward is not None]
     return RewardStatistics(
@@ -46,29 +59,86 @@ def reward_statistics(rewards: Sequence[float | None]) -> RewardStatistics:
     )
 
 
-def batch_advantages(
-    groups: Sequence[Sequence[float | None]], *, divide_by_std: bool, gate: float
-) -> BatchAdvantages:
-    """Advantages of each group's rewards (GRPO, arXiv 2402.03300, section 4.1).
+def overlong_penalty(tokens: int, most: int, fraction: float) -> float:
+    """What an episode of `tokens` tokens loses, in [-1, 0] (DAPO, arXiv 2503.14476, eq. 13).
 
-    The outcome gate comes before normalisation: a group in which no reward reaches `gate` has no
-    variance left. With `divide_by_std` the sample
-    standard deviation divides; without it, groups of little spread weigh less (arXiv 2503.20783).
+    Nothing up to (1 - `fraction`) of `most`, then linearly to -1 at `most`.
     """
-    values = tuple(
-        _group_advantages(outcome_gate(rewards, gate), divide_by_std=divide_by_std)
-        for rewards in groups
+    buffer = fraction * most
+    if not buffer or tokens <= most - buffer:
+        return 0.0
+    return max(-1.0, (most - buffer - tokens) / buffer)
+
+
+def shaped(
+    groups: Sequence[Rewards], penalties: Sequence[Sequence[float]]
+) -> tuple[tuple[float | None, ...], ...]:
+    """Rewards with their penalties; None stays None."""
+    return tuple(
+        tuple(
+            None if reward is None else reward + penalty
+            for reward, penalty in zip(rewards, lost, strict=True)
+        )
+        for rewards, lost in zip(groups, penalties, strict=True)
     )
-    flat = sum(all(value is None for value in group) for group in values)
+
+
+def batch_scale(groups: Sequence[Rewards]) -> Scale:
+    """Scale of the valid rewards of all groups."""
+    valid = [reward for rewards in groups for reward in rewards if reward is not None]
+    return Scale(mean=fmean(valid) if valid else 0.0, std=stdev(valid) if len(valid) > 1 else 0.0)
+
+
+def informative(outcomes: Rewards, gate: float) -> bool:
+    """Whether a group's outcome rewards, behind the gate, vary."""
+    valid = [reward for reward in outcome_gate(outcomes, gate) if reward is not None]
+    return len(valid) > 1 and max(valid) - min(valid) >= _SAME
+
+
+def batch_advantages(
+    outcomes: Sequence[Rewards],
+    *,
+    kind: Advantage,
+    gate: float,
+    rewards: Sequence[Rewards] | None = None,
+    scale: Scale | None = None,
+) -> BatchAdvantages:
+    """Advantages of each group.
+
+    `outcomes` are rewards as verdicts give them, in [0, 1]; `rewards` the same with shaping, where
+    there is any. `scale` is that of the whole batch, which BATCH_STANDARDISED needs; by default
+    that of these groups. Sources: `algorithms`.
+    """
+    rewards = outcomes if rewards is None else rewards
+    flat = sum(not informative(group, gate) for group in outcomes)
+    if kind is Advantage.BATCH_STANDARDISED:
+        measure = scale or batch_scale(rewards)
+        return BatchAdvantages(
+            tuple(_standardised(group, measure) for group in rewards), zero_variance_groups=flat
+        )
+    values = tuple(
+        _group_advantages(group, kind) if informative(outcome, gate) else (None,) * len(group)
+        for outcome, group in zip(outcomes, rewards, strict=True)
+    )
     return BatchAdvantages(values, zero_variance_groups=flat)
 
 
-def _group_advantages(
-    rewards: Sequence[float | None], *, divide_by_std: bool
-) -> tuple[float | None, ...]:
-    valid = [reward for reward in rewards if reward is not None]
-    if len(valid) < 2 or max(valid) - min(valid) < _SAME:
+def _standardised(rewards: Rewards, scale: Scale) -> tuple[float | None, ...]:
+    if scale.std < _SAME:
         return (None,) * len(rewards)
+    return tuple(
+        None if reward is None else (reward - scale.mean) / (scale.std + _STD_FLOOR)
+        for reward in rewards
+    )
+
+
+def _group_advantages(rewards: Rewards, kind: Advantage) -> tuple[float | None, ...]:
+    valid = [reward for reward in rewards if reward is not None]
     mean = fmean(valid)
-    scale = stdev(valid) + _STD_FLOOR if divide_by_std else 1.0
-    return tuple(None if reward is None else (reward - mean) / scale for reward in rewards)
+    factor = 1.0
+    if kind is Advantage.GROUP_STANDARDISED:
+        factor = 1.0 / (stdev(valid) + _STD_FLOOR)
+    elif kind is Advantage.LEAVE_ONE_OUT:
+        # r - (sum - r) / (n - 1) = (r - mean) n / (n - 1)
+        factor = len(valid) / (len(valid) - 1)
+    return tuple(None if reward is None else (reward - mean) * factor for reward in rewards)

@@ -21,7 +21,7 @@ from synthagent.errors import Corrupt
 from trainer.engine import TrainingEngine
 from trainer.weights import file_sha256
 
-Stage = Literal["start", "sft", "grpo"]
+Stage = Literal["start", "sft", "dpo", "rl"]
 
 
 class Progress(BaseModel):

@@ -33,7 +33,7 @@ from torch import Tensor
 from synthagent.errors import SynthAgentError
 from trainer.config import DeepSpeedSettings, ModelSettings
 from trainer.packing import Row, blank_row
-from trainer.policy import PolicyScorer, freeze_lower_layers, load_model
+from trainer.policy import PolicyScorer, freeze_lower_layers, load_model, load_weights
 
 
 class TrainingDiverged(SynthAgentError):
@@ -46,13 +46,17 @@ class TrainingDiverged(SynthAgentError):
 class Scores:
     """What a row's forward pass gave: [targets] each, on the engine's device.
 
-    `old_logprobs` and `advantages` are the row's, moved there.
+    All but `logprobs` and `entropies` are the row's, moved there.
     """
 
     logprobs: Tensor
     entropies: Tensor
+    sampled_logprobs: Tensor
     old_logprobs: Tensor
+    reference_logprobs: Tensor
     advantages: Tensor
+    weights: Tensor
+    sample_index: Tensor
 
 
 class Objective(Protocol):
@@ -67,8 +71,9 @@ class Objective(Protocol):
 class Update:
     """One optimizer step, over all ranks.
 
-    `loss` is the mean over policy tokens; `means` are the objective's other sums over that number;
-    `gradient_norm` is before clipping; of the `tokens` computed, `policy_tokens` carried loss.
+    `loss` is the sum over the update's divisor; `means` are the objective's other sums over the
+    number of policy tokens; `gradient_norm` is before clipping; of the `tokens` computed,
+    `policy_tokens` carried loss.
     """
 
     loss: float
@@ -143,17 +148,31 @@ class TrainingEngine:
                 config=deepspeed_config(settings),
             )
         self.scorer = scorer
+        self._model_folder, self._dtype = model_folder, dtype
+        self._reference: PolicyScorer | None = None
         self.stage = settings.stage
         self.ranks = Ranks(comm.get_rank(), comm.get_world_size())
         self.device = self.deepspeed.device
 
-    def update(self, rows: Sequence[Row], objective: Objective, *, learning_rate: float) -> Update:
-        """One optimizer step on the rows of all ranks. Raises TrainingDiverged."""
+    def update(
+        self,
+        rows: Sequence[Row],
+        objective: Objective,
+        *,
+        learning_rate: float,
+        divisor: float | None = None,
+    ) -> Update:
+        """One optimizer step on the rows of all ranks. Raises TrainingDiverged.
+
+        The loss is the objective's sum over `divisor`, of which each rank gives its share; None
+        means the number of policy tokens.
+        """
         started = time.perf_counter()
-        targets, tokens = self._sum(
-            [sum(len(r.targets) for r in rows), sum(r.tokens for r in rows)]
+        own = sum(len(r.targets) for r in rows)
+        targets, tokens, whole = self._sum(
+            [own, sum(r.tokens for r in rows), own if divisor is None else divisor]
         )
-        if not targets:
+        if not targets or not whole:
             raise ValueError("an update needs at least one token that carries loss")
         sums: dict[str, Tensor] = {}
         for row in self._in_step(rows):
@@ -161,11 +180,13 @@ class TrainingEngine:
             total, reports = objective(scores)
             for name, value in {"loss": total.detach(), **reports}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.float()
-            # ZeRO averages over ranks; the loss is a mean over all ranks' tokens.
-            self.deepspeed.backward(total * (self.ranks.world_size / targets))
+            # ZeRO averages over ranks; the loss is a sum over all of them.
+            self.deepspeed.backward(total * (self.ranks.world_size / whole))
         names = sorted(sums)
         means = dict(zip(names, self._sum([float(sums[n]) for n in names]), strict=True))
-        means = {name: value / targets for name, value in means.items()}
+        means = {
+            name: value / (whole if name == "loss" else targets) for name, value in means.items()
+        }
         self._require_finite(means["loss"], "loss")
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -186,6 +207,29 @@ class TrainingEngine:
         with torch.no_grad():
             scored = [self._score(row).logprobs for row in self._in_step(rows)]
         return scored[: len(rows)]
+
+    def hold_reference(self, weights: Path | None) -> None:
+        """Takes a policy to measure distance from: `weights`, a file of `write_weights`.
+
+        None means the model as it was loaded. Every rank holds the whole of it, for scoring only.
+        """
+        model = load_model(self._model_folder, dtype=self._dtype)
+        if weights is not None:
+            load_weights(model, weights)
+        scorer = PolicyScorer(model, chunk=self.scorer.model.lm_head.chunk, recompute=False)
+        scorer.requires_grad_(requires_grad=False)
+        self._reference = scorer.eval().to(self.device)
+
+    def reference_logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Log-probabilities of each row's targets under the reference."""
+        if self._reference is None:
+            raise ValueError("no reference is held")
+        with torch.no_grad():
+            return [
+                self._reference(ids[None], positions[None], row.trees, predictors, targets)[0]
+                for row in rows
+                for ids, positions, predictors, targets in [self._moved(row)]
+            ]
 
     def reset_optimizer(self) -> None:
         """Forgets Adam's moments, as between two stages with different gradients."""
@@ -221,19 +265,28 @@ class TrainingEngine:
         self.deepspeed.destroy()
 
     def _score(self, row: Row) -> Scores:
+        ids, positions, predictors, targets = self._moved(row)
+        logprobs, entropies = self.deepspeed(
+            ids[None], positions[None], row.trees, predictors, targets
+        )
+        along = (
+            row.sampled_logprobs,
+            row.old_logprobs,
+            row.reference_logprobs,
+            row.advantages,
+            row.weights,
+            row.sample_index,
+        )
+        moved = (torch.from_numpy(array).to(self.device) for array in along)
+        return Scores(logprobs, entropies, *moved)
+
+    def _moved(self, row: Row) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Token ids, positions, predictors and targets on the engine's device."""
         ids, positions, predictors, targets = (
             torch.from_numpy(array).to(self.device)
             for array in (row.token_ids, row.position_ids, row.predictors, row.targets)
         )
-        logprobs, entropies = self.deepspeed(
-            ids[None], positions[None], row.trees, predictors, targets
-        )
-        return Scores(
-            logprobs,
-            entropies,
-            torch.from_numpy(row.old_logprobs).to(self.device),
-            torch.from_numpy(row.advantages).to(self.device),
-        )
+        return ids, positions, predictors, targets
 
     def _in_step(self, rows: Sequence[Row]) -> list[Row]:
         """`rows`, with blank ones up to the number of the rank that has most."""

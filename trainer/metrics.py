@@ -52,7 +52,7 @@ class MetricsLog:
                 file.truncate(length)
 
     def record(self, stage: str, **values: Any) -> None:
-        """Appends one row: `stage` is evaluate, sft or grpo."""
+        """Appends one row: `stage` is evaluate, sft or rl."""
         row = orjson.dumps({"stage": stage, **values}, option=orjson.OPT_SERIALIZE_NUMPY)
         with self._path.open("ab") as file:
             file.write(row + b"\n")

@@ -10,6 +10,7 @@ Only positions that predict a token of the policy are scored; `Row.predictors` n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class Sample:
     logprobs: Floats
     prompt_tokens: int
     advantage: float = 1.0
+    weight: float = 1.0
+    """Weight of each of its policy tokens in the loss."""
 
     def __post_init__(self) -> None:
         if not len(self.token_ids) == len(self.policy_mask) == len(self.logprobs):
@@ -65,8 +68,10 @@ class TreeSpan:
 class Row:
     """One micro-batch of shape [1, tokens].
 
-    `predictors[i]` is the row position whose output predicts token `targets[i]`; `old_logprobs`,
-    `advantages` and `sample_index` (into `sample_ids`) run along it.
+    `predictors[i]` is the row position whose output predicts token `targets[i]`; the fields behind
+    it run along it. `sampled_logprobs` were recorded at sampling; `old_logprobs` are those of the
+    policy before the update, the recorded ones until others are put there; `reference_logprobs` are
+    zero until they are computed. `sample_index` points into `sample_ids`.
     """
 
     token_ids: Ids
@@ -74,8 +79,11 @@ class Row:
     trees: tuple[TreeSpan, ...]
     predictors: Ids
     targets: Ids
+    sampled_logprobs: Floats
     old_logprobs: Floats
+    reference_logprobs: Floats
     advantages: Floats
+    weights: Floats
     sample_index: Ids
     sample_ids: tuple[str, ...]
 
@@ -97,14 +105,18 @@ class _Tree:
         return len(self.prompt) + sum(len(s.token_ids) - len(self.prompt) for s in self.samples)
 
 
-def pack(groups: Iterable[Sequence[Sample]], tokens_per_row: int) -> list[Row]:
+def pack(
+    groups: Iterable[Sequence[Sample]], tokens_per_row: int, *, whole: bool = False
+) -> list[Row]:
     """Packs groups into rows of at most `tokens_per_row` tokens, first fit by decreasing size.
 
     Samples of a group that share a prompt share its computation. A tree that does not fit is cut
-    between branches; a single sample longer than a row gets a row of its own. Samples without a
-    policy token are left out: they carry no loss. The result depends only on the input.
+    between branches, or, with `whole`, gets a row of its own, as does a single sample longer than a
+    row. Samples without a policy token are left out: they carry no loss. The result depends only on
+    the input.
     """
-    trees = [tree for group in groups for tree in _trees(group, tokens_per_row)]
+    most = sys.maxsize if whole else tokens_per_row
+    trees = [tree for group in groups for tree in _trees(group, most)]
     trees.sort(key=lambda tree: -tree.tokens)
     bins: list[list[_Tree]] = []
     sizes: list[int] = []
@@ -125,7 +137,7 @@ def blank_row() -> Row:
     zeros = np.zeros(0, dtype=np.float32)
     ids = np.zeros(2, dtype=np.int64)
     trees = (TreeSpan((0, 2), ()),)
-    return Row(ids, np.arange(2), trees, none, none, zeros, zeros, none, ())
+    return Row(ids, np.arange(2), trees, none, none, zeros, zeros, zeros, zeros, zeros, none, ())
 
 
 def _trees(group: Sequence[Sample], tokens_per_row: int) -> list[_Tree]:
@@ -179,16 +191,18 @@ def _row(trees: Sequence[_Tree]) -> Row:
         spans.append(TreeSpan((start, start + prompt_tokens), tuple(branches)))
         start = cursor
     counts = [sample.policy_tokens for sample in samples]
+    recorded = np.concatenate([s.logprobs[s.policy_mask].astype(np.float32) for s in samples])
     return Row(
         token_ids=np.concatenate(ids),
         position_ids=np.concatenate(positions),
         trees=tuple(spans),
         predictors=np.concatenate(predictors),
         targets=np.concatenate([s.token_ids[s.policy_mask].astype(np.int64) for s in samples]),
-        old_logprobs=np.concatenate(
-            [s.logprobs[s.policy_mask].astype(np.float32) for s in samples]
-        ),
+        sampled_logprobs=recorded,
+        old_logprobs=recorded,
+        reference_logprobs=np.zeros_like(recorded),
         advantages=np.repeat(np.array([s.advantage for s in samples], dtype=np.float32), counts),
+        weights=np.repeat(np.array([s.weight for s in samples], dtype=np.float32), counts),
         sample_index=np.repeat(np.arange(len(samples)), counts),
         sample_ids=tuple(sample.sample_id for sample in samples),
     )

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
-from synthagent.errors import NotFound
+from synthagent.errors import Corrupt, NotFound
 from trainer.packing import TreeSpan
 
 ATTENTION = "packed_trees"
@@ -82,6 +84,18 @@ def load_model(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
         folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
     )
     return model
+
+
+def load_weights(model: PreTrainedModel, file: Path) -> None:
+    """Puts the weights of a file that `trainer.weights` wrote into a model. Raises Corrupt."""
+    try:
+        state = load_file(file)
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise Corrupt(f"the weights {file} do not fit the model: {error}") from error
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    if unexpected or set(missing) - tied:
+        raise Corrupt(f"the weights {file} are not those of this model")
 
 
 def freeze_lower_layers(model: PreTrainedModel, trainable_layers: int | None) -> None:

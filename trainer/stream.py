@@ -19,7 +19,7 @@ import numpy as np
 from synthagent.api.v1 import rollout_pb2, task_pb2, trajectory_pb2
 from synthagent.client import SynthAgentClient
 from synthagent.errors import BackendUnavailable, Cancelled, Corrupt, PreconditionFailed
-from trainer.config import EvaluationSettings, GrpoSettings, RolloutSettings, TaskSettings
+from trainer.config import EvaluationSettings, RlSettings, RolloutSettings, TaskSettings
 from trainer.packing import Sample
 
 _FETCHES = 8  # trajectories that are fetched at once
@@ -122,6 +122,17 @@ class RolloutLink:
         """This rank's groups of a step's batch; waits until they have ended."""
         return self._wait(self._batch(run_id, step, rank, world_size))
 
+    def stored_groups(self, run_id: str) -> list[list[Episode]]:
+        """The ended episodes of a stored run, by group, in the order of their identifiers.
+
+        Raises NotFound, and Corrupt where they carry no tokens.
+        """
+        trajectories = self._wait(self._stored(run_id))
+        groups: dict[str, list[Episode]] = {}
+        for trajectory in sorted(trajectories, key=lambda item: item.trajectory_id):
+            groups.setdefault(trajectory.group_id, []).append(episode_from(trajectory))
+        return list(groups.values())
+
     def publish(self, version: int, path: Path, sha256: str) -> None:
         """Makes a version of the policy the one that samples."""
         self._wait(
@@ -172,6 +183,9 @@ class RolloutLink:
         self, run_id: str, spec: rollout_pb2.RunSpec, on_progress: OnProgress
     ) -> list[trajectory_pb2.Trajectory]:
         await self._finish(run_id, spec, on_progress)
+        return await self._stored(run_id)
+
+    async def _stored(self, run_id: str) -> list[trajectory_pb2.Trajectory]:
         names = [item.trajectory_id async for item in self._client.list_trajectories(run_id)]
         gate = asyncio.Semaphore(_FETCHES)
 
@@ -250,59 +264,59 @@ def selection(
     return rollout_pb2.TaskSelection(split=_SPLITS[split], difficulty=difficulty, count=count)
 
 
-def gold_spec(tasks: TaskSettings, grpo: GrpoSettings, seed: int) -> rollout_pb2.RunSpec:
+def gold_spec(tasks: TaskSettings, rl: RlSettings, seed: int) -> rollout_pb2.RunSpec:
     """One gold episode of each training task."""
     return rollout_pb2.RunSpec(
         reference=rollout_pb2.REFERENCE_AGENT_GOLD,
         tasks=selection(tasks.split, tasks.difficulty, tasks.count),
         group_size=1,
-        max_turns=max(grpo.max_turns, 100),  # a gold plan is never cut
-        reward_preset=grpo.reward_preset,
+        max_turns=max(rl.max_turns, 100),  # a gold plan is never cut
+        reward_preset=rl.reward_preset,
         seed=seed,
     )
 
 
 def evaluation_spec(
-    evaluation: EvaluationSettings, grpo: GrpoSettings, policy: str, seed: int
+    evaluation: EvaluationSettings, rl: RlSettings, policy: str, seed: int
 ) -> rollout_pb2.RunSpec:
     """The policy on the evaluation tasks, under the limits it is trained with."""
     return rollout_pb2.RunSpec(
-        policy=_agent(grpo, policy, evaluation.temperature, top_p=1.0),
+        policy=_agent(rl, policy, evaluation.temperature, top_p=1.0),
         tasks=selection(evaluation.split, evaluation.difficulty, evaluation.count),
         group_size=evaluation.episodes_per_task,
-        max_turns=grpo.max_turns,
-        reward_preset=grpo.reward_preset,
+        max_turns=rl.max_turns,
+        reward_preset=rl.reward_preset,
         seed=seed,
     )
 
 
 def training_spec(
-    tasks: TaskSettings, grpo: GrpoSettings, policy: str, seed: int, first_policy_version: int
+    tasks: TaskSettings, rl: RlSettings, policy: str, seed: int, first_policy_version: int
 ) -> rollout_pb2.RunSpec:
     """Groups of episodes for every GRPO step."""
     return rollout_pb2.RunSpec(
-        policy=_agent(grpo, policy, grpo.temperature, grpo.top_p),
+        policy=_agent(rl, policy, rl.temperature, rl.top_p),
         tasks=selection(tasks.split, tasks.difficulty, tasks.count),
-        group_size=grpo.group_size,
-        max_turns=grpo.max_turns,
-        reward_preset=grpo.reward_preset,
+        group_size=rl.group_size,
+        max_turns=rl.max_turns,
+        reward_preset=rl.reward_preset,
         seed=seed,
         training=rollout_pb2.TrainingSteps(
-            steps=grpo.steps,
-            groups_per_step=grpo.groups_per_step,
-            max_staleness=grpo.max_staleness,
+            steps=rl.steps,
+            groups_per_step=rl.sampled_groups,
+            max_staleness=rl.max_staleness,
             first_policy_version=first_policy_version,
         ),
     )
 
 
 def _agent(
-    grpo: GrpoSettings, policy: str, temperature: float, top_p: float
+    rl: RlSettings, policy: str, temperature: float, top_p: float
 ) -> rollout_pb2.PolicyAgent:
     return rollout_pb2.PolicyAgent(
         policy=policy,
         sampling=trajectory_pb2.SamplingSettings(
-            temperature=temperature, top_p=top_p, max_turn_tokens=grpo.max_turn_tokens
+            temperature=temperature, top_p=top_p, max_turn_tokens=rl.max_turn_tokens
         ),
-        max_episode_tokens=grpo.max_episode_tokens,
+        max_episode_tokens=rl.max_episode_tokens,
     )

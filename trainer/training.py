@@ -9,25 +9,29 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from deepspeed import comm
 from rich.console import Console
-from torch import Tensor
 
 from synthagent.errors import PreconditionFailed
 from synthagent.models import resolve_model
 from trainer import stream, weights
-from trainer.advantage import batch_advantages, reward_statistics
+from trainer.advantage import reward_statistics
 from trainer.checkpoint import Checkpoints, Progress
 from trainer.config import TrainerConfig
-from trainer.engine import Ranks, Scores, TrainingEngine, Update, learning_rate
-from trainer.loss import Clipping, imitation_loss, policy_loss
+from trainer.credit import divisor, give_credit, outcome_of
+from trainer.engine import Ranks, TrainingEngine, Update, learning_rate
 from trainer.metrics import MetricsLog
+from trainer.objectives import Prefer, Reinforce, imitate
 from trainer.packing import Row, Sample, pack
+from trainer.preferences import action_pairs
 from trainer.progress import Bar
 from trainer.run_folder import RunFolder
-from trainer.stream import Episode, RolloutLink
+from trainer.stream import RolloutLink
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,7 +54,7 @@ class Training:
             started = time.perf_counter()
             spec = stream.evaluation_spec(
                 self.config.evaluation,
-                self.config.grpo,
+                self.config.rl,
                 self.config.rollout.policy,
                 self.config.run.seed,
             )
@@ -93,7 +97,7 @@ class Training:
         """Supervised fine-tuning on gold trajectories, from the step where the place is."""
         sft = self.config.sft
         samples = self._gold_samples()
-        batches = self._sft_batches(samples)
+        batches = self._shuffled(samples, sft.epochs, sft.trajectories_per_step)[: sft.max_steps]
         with self._bar("sft", done=self.place.step, total=len(batches)) as bar:
             for step in range(self.place.step, len(batches)):
                 rows = pack(
@@ -107,23 +111,66 @@ class Training:
                     total=len(batches),
                     final_fraction=sft.final_lr_fraction,
                 )
-                update = self.engine.update(rows, _imitate, learning_rate=rate)
+                update = self.engine.update(rows, imitate, learning_rate=rate)
                 self._record_step("sft", step, [update], update.seconds)
                 self.place = self.place.model_copy(update={"stage": "sft", "step": step + 1})
                 bar.show(step + 1, len(batches))
                 self._checkpoint(last=step + 1 == len(batches))
 
+    def prefer(self) -> None:
+        """Direct preference optimisation on pairs of sibling actions of stored runs."""
+        dpo = self.config.dpo
+        groups = [
+            [(episode.sample, episode.reward) for episode in group]
+            for run_id in dpo.runs
+            for group in self.link.stored_groups(run_id)
+        ]
+        pairs = action_pairs(groups, dpo.min_gap)
+        if not pairs:
+            raise PreconditionFailed(
+                f"no siblings of the runs {', '.join(dpo.runs)} act differently at a shared prefix "
+                f"with rewards {dpo.min_gap} apart; name other runs, or lower dpo.min_gap"
+            )
+        if self.place.stage != "dpo":
+            self.engine.reset_optimizer()
+            self.place = self.place.model_copy(update={"stage": "dpo", "step": 0})
+        self._hold_reference("dpo")
+        batches = self._shuffled(pairs, dpo.epochs, dpo.pairs_per_step)[: dpo.max_steps]
+        with self._bar("dpo", done=self.place.step, total=len(batches)) as bar:
+            for step in range(self.place.step, len(batches)):
+                share = batches[step][self.ranks.rank :: self.ranks.world_size]
+                rows = pack(share, self.config.model.tokens_per_row, whole=True)
+                rate = learning_rate(
+                    step,
+                    peak=dpo.learning_rate,
+                    warmup=dpo.warmup_steps,
+                    total=len(batches),
+                    final_fraction=dpo.final_lr_fraction,
+                )
+                update = self.engine.update(
+                    self._referenced(rows),
+                    Prefer(dpo.beta),
+                    learning_rate=rate,
+                    divisor=float(len(share)),
+                )
+                self._record_step("dpo", step, [update], update.seconds, pairs=len(batches[step]))
+                self.place = self.place.model_copy(update={"stage": "dpo", "step": step + 1})
+                bar.show(step + 1, len(batches))
+                self._checkpoint(last=step + 1 == len(batches))
+
     def begin_reinforcing(self, version: int) -> str:
         """Creates the run whose batches are trained on, from policy `version`; returns its name."""
-        run_id = self.folder.run_id("grpo")
-        if self.place.stage != "grpo":
+        run_id = self.folder.run_id("rl")
+        if self.place.stage != "rl":
             # The gradients of another objective: Adam's moments start anew.
             self.engine.reset_optimizer()
-            self.place = self.place.model_copy(update={"stage": "grpo", "step": 0})
+            self.place = self.place.model_copy(update={"stage": "rl", "step": 0})
+        if self.config.rl.kl_coefficient:
+            self._hold_reference("rl")
         if self.ranks.first:
             spec = stream.training_spec(
                 self.config.tasks,
-                self.config.grpo,
+                self.config.rl,
                 self.config.rollout.policy,
                 self.config.run.seed,
                 version,
@@ -133,26 +180,22 @@ class Training:
         return run_id
 
     def reinforce(self, step: int, run_id: str) -> None:
-        """One GRPO step: batch, advantages, updates, new policy version, checkpoint."""
+        """One step: batch, credit, updates, new policy version, checkpoint."""
         started = time.perf_counter()
         groups = self.link.stream_batch(
             run_id, step, rank=self.ranks.rank, world_size=self.ranks.world_size
         )
         waited = time.perf_counter() - started
-        grpo = self.config.grpo
-        rewards = [[episode.reward for episode in group] for group in groups]
-        batch = batch_advantages(rewards, divide_by_std=grpo.divide_by_std, gate=grpo.outcome_gate)
-        trained = _with_advantages(groups, batch.values)
+        rl = self.config.rl
+        batch = self._gathered([outcome_of(group, rl) for group in groups])
+        credit = give_credit(groups, batch, rl)
         training_started = time.perf_counter()
-        updates = self._policy_updates(step, trained)
+        updates = self._policy_updates(step, credit.groups)
         train_seconds = time.perf_counter() - training_started
         self.publish(self.place.policy_version + 1)
-        gathered: list[tuple[list[list[float | None]], int]] = [None] * self.ranks.world_size  # type: ignore[list-item]  # filled by the next call
-        comm.all_gather_object(gathered, (rewards, batch.zero_variance_groups))
-        flat = [reward for theirs, _ in gathered for group in theirs for reward in group]
-        statistics = reward_statistics(flat)
+        statistics = reward_statistics([reward for group in batch for reward in group.rewards])
         self._record_step(
-            "grpo",
+            "rl",
             step,
             updates,
             train_seconds,
@@ -160,18 +203,19 @@ class Training:
             reward_sem=statistics.sem,
             n=statistics.n,
             invalid=statistics.invalid,
-            groups=sum(len(theirs) for theirs, _ in gathered),
-            zero_variance_groups=sum(count for _, count in gathered),
+            groups=len(batch),
+            zero_variance_groups=credit.zero_variance_groups,
+            unused_groups=credit.unused_groups,
             wait_seconds=waited,
             step_seconds=time.perf_counter() - started,
         )
         self.console.print(
-            f"grpo {step + 1}/{grpo.steps}: reward {statistics.mean:.3f} ± {statistics.sem:.3f}, "
-            f"{sum(count for _, count in gathered)} groups without variance, "
+            f"{rl.algorithm} {step + 1}/{rl.steps}: reward {statistics.mean:.3f} ± "
+            f"{statistics.sem:.3f}, {credit.zero_variance_groups} groups without variance, "
             f"{waited:.0f} s rollout, {train_seconds:.0f} s training"
         )
-        self.place = self.place.model_copy(update={"stage": "grpo", "step": step + 1})
-        self._checkpoint(last=step + 1 == grpo.steps)
+        self.place = self.place.model_copy(update={"stage": "rl", "step": step + 1})
+        self._checkpoint(last=step + 1 == rl.steps)
 
     def export(self) -> None:
         """Writes the trained model for transformers."""
@@ -180,27 +224,25 @@ class Training:
 
     def _policy_updates(self, step: int, groups: Sequence[Sequence[Sample]]) -> list[Update]:
         """The updates made of this rank's groups; none where no rank has anything to train on."""
-        grpo = self.config.grpo
-        parts = [
-            pack(groups[part :: grpo.minibatches], self.config.model.tokens_per_row)
-            for part in range(grpo.minibatches)
-        ]
-        if grpo.old_logprobs == "recomputed" and grpo.minibatches > 1:
+        rl = self.config.rl
+        parts = [groups[part :: rl.minibatches] for part in range(rl.minibatches)]
+        packed = [pack(part, self.config.model.tokens_per_row) for part in parts]
+        if rl.old_logprobs == "recomputed" and rl.minibatches > 1:
             # With a single update the ratio's denominator is the update's own forward pass.
-            parts = [self._rescored(rows) for rows in parts]
-        objective = _PolicyObjective(
-            Clipping(grpo.clip_low, grpo.clip_high, grpo.dual_clip),
-            entropy_coefficient=grpo.entropy_coefficient,
-            on_policy=grpo.old_logprobs == "recomputed" and grpo.minibatches == 1,
-        )
+            packed = [self._rescored(rows) for rows in packed]
+        if rl.kl_coefficient:
+            packed = [self._referenced(rows) for rows in packed]
+        objective = Reinforce.of(rl)
         updates = []
-        for part, rows in enumerate(parts):
+        for number, (part, rows) in enumerate(zip(parts, packed, strict=True)):
             if not self.engine.anywhere(bool(rows)):
                 continue
             rate = learning_rate(
-                step * grpo.minibatches + part, peak=grpo.learning_rate, warmup=grpo.warmup_steps
+                step * rl.minibatches + number, peak=rl.learning_rate, warmup=rl.warmup_steps
             )
-            updates.append(self.engine.update(rows, objective, learning_rate=rate))
+            updates.append(
+                self.engine.update(rows, objective, learning_rate=rate, divisor=divisor(part, rl))
+            )
         return updates
 
     def _rescored(self, rows: Sequence[Row]) -> list[Row]:
@@ -210,25 +252,62 @@ class Training:
             for row, score in zip(rows, scores, strict=True)
         ]
 
+    def _referenced(self, rows: Sequence[Row]) -> list[Row]:
+        scores = self.engine.reference_logprobs(rows)
+        return [
+            replace(row, reference_logprobs=score.cpu().numpy())
+            for row, score in zip(rows, scores, strict=True)
+        ]
+
+    def _hold_reference(self, stage: str) -> None:
+        """Takes the policy as it is at the beginning of a stage, or was when it began."""
+        path = self.folder.path / f"reference-{stage}.safetensors"
+        if not self.engine.anywhere(path.exists()):
+            weights.write_weights(self.engine, path)
+        self.engine.barrier()
+        self.engine.hold_reference(path)
+
+    def _gathered(self, own: Sequence[T]) -> list[T]:
+        """What all ranks have, in the order of ranks."""
+        gathered: list[Sequence[T]] = [()] * self.ranks.world_size
+        comm.all_gather_object(gathered, list(own))
+        return [item for theirs in gathered for item in theirs]
+
     def _gold_samples(self) -> list[Sample]:
-        """All ranks' gold samples, fetched once each, in one order."""
-        spec = stream.gold_spec(self.config.tasks, self.config.grpo, self.config.run.seed)
+        """All ranks' samples to imitate, fetched once each, in one order."""
+        sft = self.config.sft
+        if sft.runs:
+            return self._stored_samples(sft.runs, sft.min_reward)
+        spec = stream.gold_spec(self.config.tasks, self.config.rl, self.config.run.seed)
         with self._bar("gold trajectories") as bar:
             return self.link.gold_samples(self.folder.run_id("gold"), spec, bar.show)
 
-    def _sft_batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """Batches of all steps; a function of the samples and the seed, so a resume repeats it."""
-        sft = self.config.sft
+    def _stored_samples(self, runs: Sequence[str], min_reward: float) -> list[Sample]:
+        samples = [
+            episode.sample
+            for run_id in runs
+            for group in self.link.stored_groups(run_id)
+            for episode in group
+            if episode.reward is not None and episode.reward >= min_reward
+        ]
+        if not samples:
+            raise PreconditionFailed(
+                f"no trajectory of the runs {', '.join(runs)} has a reward of {min_reward} or "
+                "more; name other runs, or lower sft.min_reward"
+            )
+        return samples
+
+    def _shuffled(self, items: Sequence[T], epochs: int, size: int) -> list[list[T]]:
+        """Batches of all epochs; a function of the items and the seed, so a resume repeats it."""
         order = np.random.default_rng([self.config.run.seed, 1])
-        size = sft.trajectories_per_step
         batches = []
-        for _ in range(sft.epochs):
-            shuffled = order.permutation(len(samples))
+        for _ in range(epochs):
+            shuffled = order.permutation(len(items))
             batches += [
-                [samples[i] for i in shuffled[start : start + size]]
-                for start in range(0, len(samples), size)
+                [items[i] for i in shuffled[start : start + size]]
+                for start in range(0, len(items), size)
             ]
-        return batches[: sft.max_steps]
+        return batches
 
     def _share(self, batch: Sequence[Sample]) -> Sequence[Sample]:
         """This rank's share: dealt out by length, so that ranks get like work."""
@@ -277,46 +356,3 @@ class Training:
 
     def _bar(self, label: str, *, done: int = 0, total: int | None = None) -> Bar:
         return Bar(self.console, label, done, total)
-
-
-def _imitate(scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
-    return imitation_loss(scores.logprobs), {}
-
-
-@dataclass(frozen=True)
-class _PolicyObjective:
-    """GRPO's objective on the scores of a row."""
-
-    clipping: Clipping
-    entropy_coefficient: float
-    on_policy: bool
-
-    def __call__(self, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
-        old = scores.logprobs.detach() if self.on_policy else scores.old_logprobs
-        loss = policy_loss(scores.logprobs, old, scores.advantages, self.clipping)
-        total = loss.total
-        if self.entropy_coefficient:
-            total = total - self.entropy_coefficient * scores.entropies.sum()
-        reports = {
-            "clip_fraction": loss.clipped,
-            "kl": loss.divergence,
-            "entropy": scores.entropies.detach().sum(),
-            # How far the engine that sampled and the trainer disagree, or the policy has moved.
-            "sampling_gap": (scores.logprobs.detach() - scores.old_logprobs).abs().sum(),
-        }
-        return total, reports
-
-
-def _with_advantages(
-    groups: Sequence[Sequence[Episode]], values: Sequence[Sequence[float | None]]
-) -> list[list[Sample]]:
-    """Samples to train on: without INVALID episodes and groups that carry no gradient."""
-    trained = [
-        [
-            replace(episode.sample, advantage=value)
-            for episode, value in zip(group, advantages, strict=True)
-            if value is not None
-        ]
-        for group, advantages in zip(groups, values, strict=True)
-    ]
-    return [group for group in trained if group]

@@ -184,7 +184,7 @@ class Demo:
 
     def _read_training(self) -> None:
         names = iter(("before", "after_sft", "after_rl"))
-        seconds = {"evaluate": 0.0, "sft": 0.0, "grpo": 0.0}
+        seconds = {"evaluate": 0.0, "sft": 0.0, "rl": 0.0}
         for line in (self.folder / "trainer" / "metrics.jsonl").read_bytes().splitlines():
             row = orjson.loads(line)
             # A GRPO step's own seconds are those of training; step_seconds has its rollouts too.
@@ -193,7 +193,7 @@ class Demo:
                 self.report.policy[next(names)] = Score(
                     row["mean_reward"], row["reward_sem"], row["n"], row["invalid"]
                 )
-            elif row["stage"] == "grpo":
+            elif row["stage"] == "rl":
                 self.report.rl_steps.append(row)
             elif row["stage"] == "sft":
                 self.report.sft_steps.append(row)

@@ -71,7 +71,8 @@ class ScriptedRollout(rollout_pb2_grpc.RolloutServicer):
         request: rollout_pb2.ListTrajectoriesRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> rollout_pb2.ListTrajectoriesResponse:
-        items = [scripted_trajectory(request.run_id, 1, index, 0) for index in range(3)]
+        group = 0 if request.run_id == "stored" else 1
+        items = [scripted_trajectory(request.run_id, group, index, 0) for index in range(3)]
         return rollout_pb2.ListTrajectoriesResponse(trajectories=items)
 
     async def GetTrajectory(  # noqa: N802 - the contract's name

@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.advantage import batch_advantages, reward_statistics
+from trainer.algorithms import Advantage
+
+STANDARDISED, CENTRED = Advantage.GROUP_STANDARDISED, Advantage.GROUP_CENTRED
 
 REWARDS = st.one_of(st.none(), st.integers(0, 20).map(lambda twentieths: twentieths / 20))
 GROUPS = st.lists(REWARDS, min_size=1, max_size=12)
@@ -18,7 +21,7 @@ GROUPS = st.lists(REWARDS, min_size=1, max_size=12)
 def of_group(
     rewards: Sequence[float | None], *, std: bool = True, gate: float = 0.0
 ) -> tuple[tuple[float | None, ...], int]:
-    batch = batch_advantages([rewards], divide_by_std=std, gate=gate)
+    batch = batch_advantages([rewards], kind=STANDARDISED if std else CENTRED, gate=gate)
     return batch.values[0], batch.zero_variance_groups
 
 
@@ -62,8 +65,8 @@ def test_divided_by_the_deviation_they_do_not_depend_on_scale_and_offset(
 ) -> None:
     moved = [None if reward is None else reward * scale + offset for reward in rewards]
     # The gate is not of this property: below every reward it lets all pass.
-    values = batch_advantages([rewards], divide_by_std=True, gate=-100).values[0]
-    others = batch_advantages([moved], divide_by_std=True, gate=-100).values[0]
+    values = batch_advantages([rewards], kind=STANDARDISED, gate=-100).values[0]
+    others = batch_advantages([moved], kind=STANDARDISED, gate=-100).values[0]
     for value, other in zip(values, others, strict=True):
         assert (value is None) == (other is None)
         if value is not None and other is not None:

@@ -9,7 +9,7 @@ import pytest
 from synthagent.errors import Corrupt
 from trainer.checkpoint import Checkpoints, Progress
 
-PLACE = Progress(stage="grpo", step=4, policy_version=5, metrics_length=12)
+PLACE = Progress(stage="rl", step=4, policy_version=5, metrics_length=12)
 
 
 def completed(folder: Path, place: Progress = PLACE, keep: int = 1) -> Checkpoints:
@@ -33,20 +33,20 @@ def test_older_checkpoints_are_forgotten_only_beyond_those_to_keep(tmp_path: Pat
     for step in (1, 2, 3):
         checkpoints = completed(tmp_path, PLACE.model_copy(update={"step": step}), keep=2)
     kept = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
-    assert kept == ["grpo-000002", "grpo-000003"]
+    assert kept == ["rl-000002", "rl-000003"]
     assert checkpoints.read(world_size=2).step == 3
 
 
 @pytest.mark.parametrize(
     ("file", "content", "why"),
     [
-        ("grpo-000004/weights.pt", b"0123456780", "its content differs"),
-        ("grpo-000004/weights.pt", b"0123", "missing or has another length"),
-        ("grpo-000004/weights.pt", None, "missing or has another length"),
-        ("grpo-000004/manifest.json", b"{", "not JSON"),
-        ("grpo-000004/manifest.json", b"[]", "not an object"),
-        ("grpo-000004/manifest.json", None, "cannot be read"),
-        ("latest", b"grpo-000009", "which is not there"),
+        ("rl-000004/weights.pt", b"0123456780", "its content differs"),
+        ("rl-000004/weights.pt", b"0123", "missing or has another length"),
+        ("rl-000004/weights.pt", None, "missing or has another length"),
+        ("rl-000004/manifest.json", b"{", "not JSON"),
+        ("rl-000004/manifest.json", b"[]", "not an object"),
+        ("rl-000004/manifest.json", None, "cannot be read"),
+        ("latest", b"rl-000009", "which is not there"),
         ("latest", b"", "which is not there"),
     ],
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import trainer
 from synthagent.errors import InvalidInput
 from trainer import config
+from trainer.algorithms import ALGORITHMS
 
 SHIPPED = sorted((Path(inspect.getfile(trainer)).parent / "configs").glob("*.toml"))
 
@@ -57,10 +59,10 @@ def test_overrides_are_toml_or_else_strings(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("[sft]\nepochs = 3\n")
     loaded = config.load(
-        path, ["sft.epochs=2", "sft.enabled=false", "model.name=some/folder", "grpo.steps = 7"]
+        path, ["sft.epochs=2", "sft.enabled=false", "model.name=some/folder", "rl.steps = 7"]
     )
     assert (loaded.sft.epochs, loaded.sft.enabled) == (2, False)
-    assert (loaded.model.name, loaded.grpo.steps) == ("some/folder", 7)
+    assert (loaded.model.name, loaded.rl.steps) == ("some/folder", 7)
 
 
 @pytest.mark.parametrize("override", ["sft.epochs", "epochs=2", "=1", "sft.=1"])
@@ -84,3 +86,31 @@ def test_the_digest_changes_with_what_decides_the_result_only() -> None:
     same = config.parse({"run": {"folder": "x"}, "rollout": {"address": "h:1"}})
     other = config.parse({"sft": {"epochs": 2}})
     assert base.digest() == same.digest() != other.digest()
+
+
+def test_an_algorithm_sets_what_the_configuration_does_not() -> None:
+    assert config.parse({}).rl.aggregation == "sequence"
+    dapo = config.parse({"rl": {"algorithm": "dapo", "clip_high": 0.3}}).rl
+    assert (dapo.aggregation, dapo.clip_low, dapo.clip_high) == ("token", 0.2, 0.3)
+    assert dapo.sampled_groups == 16
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+def test_every_algorithm_reads_back_as_written(algorithm: str, tmp_path: Path) -> None:
+    parsed = config.parse({"rl": {"algorithm": algorithm}})
+    config.write(parsed, tmp_path / "config.toml")
+    assert config.load(tmp_path / "config.toml") == parsed
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"rl": {"algorithm": "ppo"}}, "grpo"),
+        ({"rl": {"correction": "token", "top_p": 0.9}}, "top_p = 1"),
+        ({"rl": {"algorithm": "rloo", "minibatches": 2}}, "minibatches = 1"),
+        ({"dpo": {"enabled": True}}, "dpo.runs"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(content: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        config.parse(content)

@@ -31,7 +31,7 @@ def test_prometheus_serves_loss_step_time_and_throughput(tmp_path: Path) -> None
     log = MetricsLog(tmp_path / "metrics.jsonl", port=0)
     log.record("sft", step=1, **STEP)
     log.record(
-        "grpo",
+        "rl",
         step=1,
         mean_reward=0.75,
         zero_variance_groups=2,
@@ -41,7 +41,7 @@ def test_prometheus_serves_loss_step_time_and_throughput(tmp_path: Path) -> None
     with urllib.request.urlopen(f"http://127.0.0.1:{log.port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     assert 'synthagent_trainer_loss{phase="sft"} 0.5' in text
-    assert 'synthagent_trainer_step_seconds_sum{phase="grpo"} 2.0' in text
+    assert 'synthagent_trainer_step_seconds_sum{phase="rl"} 2.0' in text
     assert "synthagent_trainer_tokens_per_second 50.0" in text
     assert "synthagent_trainer_tokens_total 200.0" in text
     assert "synthagent_trainer_zero_variance_groups_total 2.0" in text

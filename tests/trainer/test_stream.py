@@ -92,19 +92,19 @@ def test_runs_are_specified_as_configured() -> None:
     settings = config.parse(
         {
             "tasks": {"difficulty": "mini", "count": 9},
-            "grpo": {"group_size": 5, "groups_per_step": 3, "steps": 7, "max_turns": 4},
+            "rl": {"group_size": 5, "groups_per_step": 3, "steps": 7, "max_turns": 4},
             "evaluation": {"count": 6, "temperature": 0.5},
         }
     )
-    gold = gold_spec(settings.tasks, settings.grpo, 1)
+    gold = gold_spec(settings.tasks, settings.rl, 1)
     assert gold.reference == rollout_pb2.REFERENCE_AGENT_GOLD
     assert (gold.tasks.count, gold.tasks.difficulty) == (9, "mini")
     assert not gold.HasField("training")
-    training = training_spec(settings.tasks, settings.grpo, "default", 1, 2)
+    training = training_spec(settings.tasks, settings.rl, "default", 1, 2)
     assert (training.group_size, training.max_turns) == (5, 4)
     assert (training.training.steps, training.training.groups_per_step) == (7, 3)
     assert training.training.first_policy_version == 2
-    evaluated = evaluation_spec(settings.evaluation, settings.grpo, "default", 1)
+    evaluated = evaluation_spec(settings.evaluation, settings.rl, "default", 1)
     assert evaluated.tasks.count == 6
     assert evaluated.policy.sampling.temperature == 0.5
 

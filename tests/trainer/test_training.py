@@ -4,6 +4,7 @@ is cut and resumed ends with the same weights as one which is not."""
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -33,8 +34,10 @@ async def serving(script: ScriptedRollout) -> AsyncIterator[str]:
         await server.stop(grace=None)
 
 
-async def train(model: Path, folder: Path, address: str, *, ranks: int = 1) -> tuple[int, str]:
-    """Exit code and output of a trainer."""
+async def train(
+    model: Path, folder: Path, address: str, *more: str, ranks: int = 1
+) -> tuple[int, str]:
+    """Exit code and output of a trainer; `more` overrides keys of its configuration."""
     config = folder.with_suffix(".toml")
     config.write_text(f"""
         [run]
@@ -51,7 +54,7 @@ async def train(model: Path, folder: Path, address: str, *, ranks: int = 1) -> t
         [sft]
         trajectories_per_step = 2
         learning_rate = 1e-2
-        [grpo]
+        [rl]
         steps = 3
         groups_per_step = 3
         group_size = 4
@@ -66,6 +69,7 @@ async def train(model: Path, folder: Path, address: str, *, ranks: int = 1) -> t
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *launcher, "-m", "trainer", str(config)),
+        *(part for override in more for part in ("--set", override)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
@@ -92,7 +96,7 @@ async def test_a_run_that_is_cut_ends_like_one_that_is_not(tmp_path: Path) -> No
         cut.fail_at_step = None
         resumed_code, resumed_said = await train(model, tmp_path / "cut", second)
         assert resumed_code == 0, resumed_said
-        assert "resumed after grpo step 1" in resumed_said
+        assert "resumed after rl step 1" in resumed_said
 
     check_records(tmp_path / "straight")
     check_records(tmp_path / "cut")
@@ -113,6 +117,50 @@ async def test_a_run_that_is_cut_ends_like_one_that_is_not(tmp_path: Path) -> No
     assert not any(torch.equal(trained[name], weight) for name, weight in initial.items())
 
 
+@pytest.mark.timeout(300)
+async def test_preferences_and_a_reference_survive_a_cut(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    straight, cut = ScriptedRollout(), ScriptedRollout(fail_at_step=1)
+    settings = (
+        "sft.enabled=false",
+        "dpo.enabled=true",
+        'dpo.runs=["stored"]',
+        "dpo.epochs=2",
+        "dpo.learning_rate=1e-2",
+        "rl.algorithm=dapo",
+        "rl.groups_per_step=2",
+        "rl.oversampling=1.5",
+        "rl.max_episode_tokens=64",
+        "rl.kl_coefficient=0.1",
+        "rl.minibatches=2",
+        "rl.correction=token",
+    )
+    async with serving(straight) as first, serving(cut) as second:
+        (code, said), (cut_code, cut_said) = await asyncio.gather(
+            train(model, tmp_path / "straight", first, *settings, ranks=2),
+            train(model, tmp_path / "cut", second, *settings, ranks=2),
+        )
+        assert code == 0, said
+        assert cut_code != 0, cut_said
+        cut.fail_at_step = None
+        resumed_code, resumed_said = await train(
+            model, tmp_path / "cut", second, *settings, ranks=2
+        )
+        assert resumed_code == 0, resumed_said
+    rows = read_rows(tmp_path / "straight" / "metrics.jsonl")
+    stages = [(row["stage"], row.get("label", row["step"])) for row in rows]
+    assert stages[1:4] == [("dpo", 1), ("dpo", 2), ("evaluate", "after-dpo")]
+    assert rows[1]["loss"] == pytest.approx(math.log(2), abs=1e-3)  # no preference yet
+    assert rows[2]["loss"] < rows[1]["loss"]
+    assert rows[2]["preferred"] == 1
+    assert [row["unused_groups"] for row in rows[4:7]] == [1, 1, 1]
+    assert rows[4]["reference_kl"] >= 0
+    assert rows[6]["reference_kl"] > 0
+    weights = load_file(tmp_path / "straight" / "model" / "model.safetensors")
+    for name, other in load_file(tmp_path / "cut" / "model" / "model.safetensors").items():
+        assert torch.equal(other, weights[name]), name
+
+
 def check_records(folder: Path) -> None:
     rows = read_rows(folder / "metrics.jsonl")
     stages = [(row["stage"], row.get("label", row["step"])) for row in rows]
@@ -121,9 +169,9 @@ def check_records(folder: Path) -> None:
         ("sft", 1),
         ("sft", 2),
         ("evaluate", "after-sft"),
-        ("grpo", 1),
-        ("grpo", 2),
-        ("grpo", 3),
+        ("rl", 1),
+        ("rl", 2),
+        ("rl", 3),
         ("evaluate", "after-rl"),
     ]
     assert [row["policy_version"] for row in rows] == [0, 0, 0, 1, 2, 3, 4, 4]

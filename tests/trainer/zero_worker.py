@@ -38,7 +38,7 @@ def settings(stage: int, precision: str = "float32") -> DeepSpeedSettings:
     )
 
 
-def grpo(scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
+def rl(scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
     loss = policy_loss(scores.logprobs, scores.old_logprobs, scores.advantages, Clipping(0.2, 0.28))
     return loss.total, {"clip_fraction": loss.clipped}
 
@@ -50,7 +50,7 @@ def main(model: Path, out: Path) -> None:
     def step(engine: TrainingEngine, number: int) -> None:
         # Three groups over two ranks: one rank has fewer rows than the other.
         share = make_groups(seed=number)[ranks.rank :: ranks.world_size]
-        update = engine.update(pack(share, 60), grpo, learning_rate=RATES[number])
+        update = engine.update(pack(share, 60), rl, learning_rate=RATES[number])
         name = f"stage{engine.stage}-step{number}"
         found[name] = [update.loss, update.gradient_norm, update.policy_tokens]
 
@@ -59,7 +59,7 @@ def main(model: Path, out: Path) -> None:
         checkpoints = Checkpoints(out / f"checkpoints-{stage}", keep=1)
         for number in (0, 1):
             step(engine, number)
-        checkpoints.save(engine, Progress(stage="grpo", step=2, policy_version=3))
+        checkpoints.save(engine, Progress(stage="rl", step=2, policy_version=3))
         state = torch.get_rng_state()
         step(engine, 2)
         write_weights(engine, out / f"stage{stage}.safetensors")
@@ -68,7 +68,7 @@ def main(model: Path, out: Path) -> None:
         engine = TrainingEngine(model, ModelSettings(logits_chunk=7), settings(stage))
         place = checkpoints.read(world_size=ranks.world_size)
         checkpoints.restore(engine)
-        assert place == Progress(stage="grpo", step=2, policy_version=3)
+        assert place == Progress(stage="rl", step=2, policy_version=3)
         assert torch.equal(torch.get_rng_state(), state)
         step(engine, 2)
         write_weights(engine, out / f"stage{stage}-resumed.safetensors")
