@@ -36,6 +36,7 @@ from trainer.checkpoint import Checkpoints, Progress
 from trainer.config import TrainerConfig
 from trainer.engine import TrainingDiverged, TrainingEngine, join_ranks
 from trainer.metrics import MetricsLog
+from trainer.report import write_report
 from trainer.run_folder import RunFolder
 from trainer.stream import RolloutLink
 from trainer.training import Training
@@ -59,7 +60,7 @@ def train(config: TrainerConfig, console: Console, *, must_resume: bool = False)
         config.deepspeed,
         entropy_gradient=config.rl.entropy_coefficient > 0,
     )
-    log = MetricsLog(folder.metrics, port=config.run.metrics_port) if ranks.first else None
+    log = _open_log(config, folder) if ranks.first else None
     if log is not None:
         log.cut(place.metrics_length)
     with RolloutLink(config.rollout) as link:
@@ -70,7 +71,16 @@ def train(config: TrainerConfig, console: Console, *, must_resume: bool = False)
         _loop(training)
     if log is not None:
         log.close()
+        write_report(folder.path, config)
     engine.close()
+
+
+def _open_log(config: TrainerConfig, folder: RunFolder) -> MetricsLog:
+    return MetricsLog(
+        folder.metrics,
+        port=config.run.metrics_port,
+        tensorboard=folder.path / "tensorboard" if config.run.tensorboard else None,
+    )
 
 
 def _loop(training: Training) -> None:

@@ -37,6 +37,8 @@ class RunSettings(Section):
     """Receives config.toml, metrics.jsonl, checkpoints/, weights/ and model/."""
     seed: int = Field(default=0, ge=0)
     """Seed of task order, sampling and shuffling."""
+    tensorboard: bool = True
+    """Whether metrics are also written for TensorBoard, into tensorboard/ of the folder."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of Prometheus metrics on rank 0; 0 takes a free one. None: no port."""
 
@@ -316,7 +318,7 @@ class TrainerConfig(Section):
     def digest(self) -> str:
         """SHA-256 of what decides the result: everything but addresses, ports and threads."""
         ignored = {
-            "run": {"folder", "metrics_port"},
+            "run": {"folder", "metrics_port", "tensorboard"},
             "rollout": {"address", "timeout_seconds", "batch_timeout_seconds"},
             "deepspeed": {"threads"},
             "checkpoint": True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from trainer.advantage import (
     BatchAdvantages,
@@ -31,6 +32,10 @@ class GroupOutcome:
     name: str
     rewards: tuple[float | None, ...]
     penalties: tuple[float, ...]
+    tokens: tuple[int, ...] = ()
+    """Tokens of each episode."""
+    staleness: tuple[int, ...] = ()
+    """Policy versions between an episode's oldest turn and this step, where a policy acted."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,10 @@ class Credit:
     unused_groups: int
 
 
-def outcome_of(group: Sequence[Episode], settings: RlSettings) -> GroupOutcome:
-    """What a group brings to the batch."""
+def outcome_of(
+    group: Sequence[Episode], settings: RlSettings, policy_version: int = 0
+) -> GroupOutcome:
+    """What a group brings to the batch of a step from `policy_version`."""
     return GroupOutcome(
         group[0].sample.sample_id,
         tuple(episode.reward for episode in group),
@@ -54,6 +61,12 @@ def outcome_of(group: Sequence[Episode], settings: RlSettings) -> GroupOutcome:
                 settings.overlong_fraction,
             )
             for episode in group
+        ),
+        tuple(len(episode.sample.token_ids) for episode in group),
+        tuple(
+            policy_version - episode.policy_version
+            for episode in group
+            if episode.policy_version is not None
         ),
     )
 
@@ -82,6 +95,17 @@ def give_credit(
         zero_variance_groups=flat,
         unused_groups=len(batch) - len(used),
     )
+
+
+def describe(batch: Sequence[GroupOutcome]) -> dict[str, float]:
+    """Mean tokens of the batch's episodes, and how many policy versions old they are."""
+    tokens = [count for group in batch for count in group.tokens]
+    staleness = [age for group in batch for age in group.staleness]
+    return {
+        "episode_tokens": fmean(tokens) if tokens else 0.0,
+        "staleness": fmean(staleness) if staleness else 0.0,
+        "staleness_max": float(max(staleness, default=0)),
+    }
 
 
 def divisor(groups: Sequence[Sequence[Sample]], settings: RlSettings) -> float | None:

@@ -1,4 +1,4 @@
-"""What training leaves to read: rows in metrics.jsonl, and Prometheus gauges on a port.
+"""What training leaves to read: rows in metrics.jsonl, Prometheus on a port, TensorBoard's files.
 
 Rank 0 alone writes. A row is one evaluation or one step; rows are appended whole and the file is
 cut back to a checkpoint's length on resume, so each step stands in it once.
@@ -12,16 +12,18 @@ from wsgiref.simple_server import WSGIServer
 
 import orjson
 from prometheus_client import start_http_server
+from tensorboardX import SummaryWriter
 
 from synthagent.metrics import TrainerMetrics
 
 
 class MetricsLog:
-    """Appends rows and mirrors them to Prometheus."""
+    """Appends rows and mirrors them to Prometheus and TensorBoard."""
 
-    def __init__(self, path: Path, *, port: int | None) -> None:
+    def __init__(self, path: Path, *, port: int | None, tensorboard: Path | None = None) -> None:
         """Opens `path`; with `port`, serves metrics there. Raises OSError where either is taken."""
         self._path = path
+        self._tensorboard = None if tensorboard is None else SummaryWriter(str(tensorboard))
         self._prometheus = TrainerMetrics()
         path.touch()
         self._server: WSGIServer | None = None
@@ -34,7 +36,9 @@ class MetricsLog:
         return self._server.server_port if self._server else None
 
     def close(self) -> None:
-        """Frees the port."""
+        """Frees the port and completes TensorBoard's file."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -52,12 +56,17 @@ class MetricsLog:
                 file.truncate(length)
 
     def record(self, stage: str, **values: Any) -> None:
-        """Appends one row: `stage` is evaluate, sft or rl."""
+        """Appends one row: `stage` is evaluate, sft, dpo or rl."""
         row = orjson.dumps({"stage": stage, **values}, option=orjson.OPT_SERIALIZE_NUMPY)
         with self._path.open("ab") as file:
             file.write(row + b"\n")
         if stage != "evaluate":
             self._mirror(stage, values)
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._tensorboard.add_scalar(f"{stage}/{name}", value, values["step"])
+            self._tensorboard.flush()
 
     def _mirror(self, stage: str, values: dict[str, Any]) -> None:
         metrics = self._prometheus

@@ -39,10 +39,14 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Episode:
-    """One trajectory of a batch; `reward` is None where the verdict is INVALID."""
+    """One trajectory of a batch; `reward` is None where the verdict is INVALID.
+
+    `policy_version` is the oldest that sampled in it; None where nothing was sampled.
+    """
 
     sample: Sample
     reward: float | None
+    policy_version: int | None = None
 
 
 OnProgress = Callable[[int, int], None]
@@ -252,7 +256,12 @@ def episode_from(trajectory: trajectory_pb2.Trajectory) -> Episode:
             trajectory.trajectory_id, blank, blank.astype(bool), blank.astype(np.float32), 1
         )
         return Episode(sample, None)
-    return Episode(sample_from(trajectory), reward)
+    versions = [
+        segment.policy_version
+        for segment in trajectory.segments
+        if segment.source == trajectory_pb2.TOKEN_SOURCE_POLICY
+    ]
+    return Episode(sample_from(trajectory), reward, min(versions, default=None))
 
 
 def selection(

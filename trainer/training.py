@@ -21,7 +21,7 @@ from trainer import stream, weights
 from trainer.advantage import reward_statistics
 from trainer.checkpoint import Checkpoints, Progress
 from trainer.config import TrainerConfig
-from trainer.credit import divisor, give_credit, outcome_of
+from trainer.credit import describe, divisor, give_credit, outcome_of
 from trainer.engine import Ranks, TrainingEngine, Update, learning_rate
 from trainer.metrics import MetricsLog
 from trainer.objectives import Prefer, Reinforce, imitate
@@ -187,7 +187,8 @@ class Training:
         )
         waited = time.perf_counter() - started
         rl = self.config.rl
-        batch = self._gathered([outcome_of(group, rl) for group in groups])
+        version = self.place.policy_version
+        batch = self._gathered([outcome_of(group, rl, version) for group in groups])
         credit = give_credit(groups, batch, rl)
         training_started = time.perf_counter()
         updates = self._policy_updates(step, credit.groups)
@@ -206,6 +207,7 @@ class Training:
             groups=len(batch),
             zero_variance_groups=credit.zero_variance_groups,
             unused_groups=credit.unused_groups,
+            **describe(batch),
             wait_seconds=waited,
             step_seconds=time.perf_counter() - started,
         )

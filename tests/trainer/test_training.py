@@ -98,6 +98,11 @@ async def test_a_run_that_is_cut_ends_like_one_that_is_not(tmp_path: Path) -> No
         assert resumed_code == 0, resumed_said
         assert "resumed after rl step 1" in resumed_said
 
+    report = (tmp_path / "straight" / "report.md").read_text()
+    assert "| after-rl | 0.500 | 0.100 | 3 | 0 |" in report
+    assert "9 INVALID, 3 groups without variance" in report
+    assert (tmp_path / "straight" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "straight" / "tensorboard").glob("events.*"))
     check_records(tmp_path / "straight")
     check_records(tmp_path / "cut")
     check_records(tmp_path / "pair")
@@ -178,5 +183,7 @@ def check_records(folder: Path) -> None:
     for row in rows[4:7]:
         assert (row["n"], row["invalid"], row["groups"]) == (9, 3, 3)
         assert row["zero_variance_groups"] == 1
+        assert row["staleness"] == row["policy_version"] - 1  # the script's version is always 0
+        assert 8 < row["episode_tokens"] <= 20
         assert row["mean_reward"] == pytest.approx((0.5 * 6 + 1.0 * 3) / 9)
         assert 0 < row["policy_tokens"] < row["tokens"]
