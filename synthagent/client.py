@@ -8,14 +8,13 @@ Statuses come back as the exceptions of `synthagent.errors`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 
-from synthagent import deadlines
+from synthagent import accounts, deadlines
 from synthagent.api.v1 import (
     judge_pb2,
     judge_pb2_grpc,
@@ -29,8 +28,11 @@ from synthagent.api.v1 import (
     user_pb2,
     user_pb2_grpc,
 )
+from synthagent.channel import open_channel
 from synthagent.convert import (
+    criterion_judgement_from_proto,
     event_to_proto,
+    persona_from_proto,
     split_to_proto,
     task_from_proto,
     task_to_proto,
@@ -38,55 +40,17 @@ from synthagent.convert import (
     user_reply_from_proto,
     verdict_from_proto,
 )
+from synthagent.deadlines import ModelSeconds
 from synthagent.failures import from_rpc_error
 from synthagent.tool_session import RecordedCall, ToolSession, recorded_call_to_proto
 from synthagent.worlds.episode import Event, ToolResult, UserReply, Verdict
-from synthagent.worlds.spec import Split, Task
+from synthagent.worlds.judgement import CriterionJudgement
+from synthagent.worlds.spec import Persona, Split, Task
 
 if TYPE_CHECKING:
     from synthagent.settings import Settings
 
 M = TypeVar("M")
-_PACKAGE = "synthagent.api.v1"
-_RETRIED = (
-    {"service": f"{_PACKAGE}.TaskSynthesis"},
-    {"service": f"{_PACKAGE}.UserSimulator"},
-    {"service": f"{_PACKAGE}.RubricJudge"},
-    {"service": f"{_PACKAGE}.Rollout"},
-    {"service": f"{_PACKAGE}.ToolMock", "method": "CallTool"},  # a Session reopens itself
-)
-_SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": list(_RETRIED),
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
-
-
-def open_channel(address: str, max_message_bytes: int = 16 * 2**20) -> grpc.aio.Channel:
-    """A channel with our retry policy and limits."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.service_config", _SERVICE_CONFIG),
-            ("grpc.enable_retries", 1),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-        ],
-    )
 
 
 class SynthAgentClient:
@@ -102,15 +66,21 @@ class SynthAgentClient:
         rubric_judge: str | None = None,
         rollout: str | None = None,
         timeout_seconds: float = 30.0,
+        model_seconds: ModelSeconds | None = None,
         wait_for_ready: bool = False,
         max_message_bytes: int = 16 * 2**20,
     ) -> None:
         """Connects lazily: to `address`, or for one service to its own host:port.
 
         With `wait_for_ready` a call waits for a server that is not there yet until its deadline;
-        without, it fails as soon as the connection does.
+        without, it fails as soon as the connection does. Calls that a model may have to answer get
+        `model_seconds` more than `timeout_seconds` (None: none).
         """
+        more = model_seconds or ModelSeconds()
         self._timeout = timeout_seconds
+        self._tool_timeout = timeout_seconds + more.tool
+        self._user_timeout = timeout_seconds + more.user
+        self._judge_timeout = timeout_seconds + more.judge
         self._ready = wait_for_ready
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -137,6 +107,7 @@ class SynthAgentClient:
             rubric_judge=settings.rubric_judge_address,
             rollout=settings.rollout_address,
             timeout_seconds=settings.call_timeout_seconds,
+            model_seconds=ModelSeconds.of(settings),
             wait_for_ready=True,
             max_message_bytes=settings.max_message_bytes,
         )
@@ -162,12 +133,19 @@ class SynthAgentClient:
     ) -> M:
         timeout = deadlines.timeout(seconds or self._timeout)
         try:
-            return await method(request, timeout=timeout, wait_for_ready=self._ready)
+            return await method(
+                request, timeout=timeout, wait_for_ready=self._ready, metadata=accounts.outgoing()
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 
     async def _stream(self, method: Callable[..., Any], request: Any) -> AsyncIterator[Any]:
-        call = method(request, timeout=deadlines.timeout(None), wait_for_ready=self._ready)
+        call = method(
+            request,
+            timeout=deadlines.timeout(None),
+            wait_for_ready=self._ready,
+            metadata=accounts.outgoing(),
+        )
         try:
             async for response in call:
                 yield response
@@ -175,6 +153,15 @@ class SynthAgentClient:
             raise from_rpc_error(error) from error
         finally:
             call.cancel()
+
+    async def _pages(self, method: Callable[..., Awaitable[M]], request: Any) -> AsyncIterator[M]:
+        """Every page of a listing, from the one that `request` asks for."""
+        while True:
+            page: Any = await self._unary(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     # TaskSynthesis
 
@@ -187,8 +174,12 @@ class SynthAgentClient:
         difficulty: str = "",
         seed: int = 0,
         domains: Sequence[str] = (),
+        model: task_pb2.ModelTeacher | None = None,
     ) -> AsyncIterator[Task | task_pb2.SynthesisProgress]:
-        """Streams tasks as they are admitted, with progress between and at the end."""
+        """Streams tasks as they are admitted, with progress between and at the end.
+
+        With `model` a language model makes them; otherwise the programmatic teacher does.
+        """
         request = task_pb2.SynthesizeTasksRequest(
             request_id=request_id,
             count=count,
@@ -196,6 +187,8 @@ class SynthAgentClient:
             difficulty=difficulty,
             seed=seed,
             domains=domains,
+            teacher=task_pb2.TEACHER_MODEL if model else task_pb2.TEACHER_UNSPECIFIED,
+            model=model,
         )
         async for response in self._stream(self._tasks.SynthesizeTasks, request):
             if response.WhichOneof("item") == "task":
@@ -216,13 +209,9 @@ class SynthAgentClient:
         request = task_pb2.ListTasksRequest(
             page_size=1000, split=split_to_proto(split), domain=domain, difficulty=difficulty
         )
-        while True:
-            response = await self._unary(self._tasks.ListTasks, request)
-            for summary in response.tasks:
+        async for page in self._pages(self._tasks.ListTasks, request):
+            for summary in page.tasks:
                 yield summary
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def import_tasks(
         self, request_id: str, tasks: Sequence[Task], *, seconds: float = 600.0
@@ -232,6 +221,34 @@ class SynthAgentClient:
             request_id=request_id, tasks=[task_to_proto(task) for task in tasks]
         )
         return await self._unary(self._tasks.ImportTasks, request, seconds)
+
+    async def get_synthesis(self, request_id: str) -> task_pb2.GetSynthesisResponse:
+        """What became of a synthesis: yield, cost, mix of routes. Raises NotFound."""
+        request = task_pb2.GetSynthesisRequest(request_id=request_id)
+        return await self._unary(self._tasks.GetSynthesis, request)
+
+    async def list_synthesis_items(self, request_id: str) -> AsyncIterator[task_pb2.SynthesisItem]:
+        """All attempts of a synthesis in order, admitted or not, page by page. Raises NotFound."""
+        request = task_pb2.ListSynthesisItemsRequest(request_id=request_id, page_size=1000)
+        async for page in self._pages(self._tasks.ListSynthesisItems, request):
+            for item in page.items:
+                yield item
+
+    async def import_personas(
+        self, request_id: str, persona_set: str, personas: Sequence[task_pb2.Persona]
+    ) -> task_pb2.ImportPersonasResponse:
+        """Adds at most 1,000 personas, which need no more than a description, to a set."""
+        request = task_pb2.ImportPersonasRequest(
+            request_id=request_id, persona_set=persona_set, personas=personas
+        )
+        return await self._unary(self._tasks.ImportPersonas, request)
+
+    async def list_personas(self, persona_set: str = "generated") -> AsyncIterator[Persona]:
+        """All personas of a set, page by page. Raises NotFound."""
+        request = task_pb2.ListPersonasRequest(persona_set=persona_set, page_size=1000)
+        async for page in self._pages(self._tasks.ListPersonas, request):
+            for persona in page.personas:
+                yield persona_from_proto(persona, "persona")
 
     # ToolMock
 
@@ -245,7 +262,7 @@ class SynthAgentClient:
             tool=tool,
             arguments_json=arguments,
         )
-        response = await self._unary(self._tools.CallTool, request)
+        response = await self._unary(self._tools.CallTool, request, self._tool_timeout)
         return tool_result_from_proto(response.result, "result")
 
     async def open_session(
@@ -256,10 +273,21 @@ class SynthAgentClient:
     ) -> ToolSession:
         """A tool session, open. Raises NotFound, Uncertified, StateDiverged, LimitExceeded."""
         session = ToolSession(
-            self._tools, task_id, history, expected_state_hash, call_timeout=self._timeout
+            self._tools,
+            task_id,
+            history,
+            expected_state_hash,
+            call_timeout=self._tool_timeout,
         )
         await session.open()
         return session
+
+    async def list_ledger_entries(self, task_id: str) -> AsyncIterator[tool_pb2.LedgerEntry]:
+        """All entries of a task's ledger in order of writing, page by page. Raises NotFound."""
+        request = tool_pb2.ListLedgerEntriesRequest(task_id=task_id, page_size=1000)
+        async for page in self._pages(self._tools.ListLedgerEntries, request):
+            for entry in page.entries:
+                yield entry
 
     # UserSimulator and RubricJudge
 
@@ -270,7 +298,7 @@ class SynthAgentClient:
             task_id=task_id,
             events=[event_to_proto(event) for event in events],
         )
-        response = await self._unary(self._user.Reply, request)
+        response = await self._unary(self._user.Reply, request, self._user_timeout)
         return user_reply_from_proto(response.reply, "reply")
 
     async def judge(
@@ -283,8 +311,36 @@ class SynthAgentClient:
             events=[event_to_proto(event) for event in events],
             reward_preset=reward_preset,
         )
-        response = await self._unary(self._judge.Judge, request)
+        response = await self._unary(self._judge.Judge, request, self._judge_timeout)
         return verdict_from_proto(response.verdict)
+
+    async def judge_criterion(
+        self,
+        request_id: str,
+        subject: Task | str,
+        events: Sequence[Event],
+        criterion_id: str,
+        *,
+        seconds: float | None = None,
+    ) -> CriterionJudgement:
+        """What the judge's model makes of one criterion; no reward comes of it.
+
+        `subject` is a task, or the identifier of a stored one; `seconds` the deadline. Raises
+        NotFound, PreconditionFailed (no model is configured for the judge), ModelFault.
+        """
+        request = judge_pb2.JudgeCriterionRequest(
+            request_id=request_id,
+            events=[event_to_proto(event) for event in events],
+            criterion_id=criterion_id,
+        )
+        if isinstance(subject, Task):
+            request.task.CopyFrom(task_to_proto(subject))
+        else:
+            request.task_id = subject
+        response = await self._unary(
+            self._judge.JudgeCriterion, request, seconds or self._judge_timeout
+        )
+        return criterion_judgement_from_proto(response)
 
     # Rollout
 
@@ -301,13 +357,9 @@ class SynthAgentClient:
     async def list_runs(self) -> AsyncIterator[rollout_pb2.Run]:
         """All runs, newest first, page by page."""
         request = rollout_pb2.ListRunsRequest(page_size=1000)
-        while True:
-            response = await self._unary(self._rollout.ListRuns, request)
-            for run in response.runs:
+        async for page in self._pages(self._rollout.ListRuns, request):
+            for run in page.runs:
                 yield run
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def watch_run(self, run_id: str) -> AsyncIterator[rollout_pb2.Run]:
         """The run whenever it changes, until it has ended."""
@@ -338,13 +390,9 @@ class SynthAgentClient:
     async def list_trajectories(self, run_id: str) -> AsyncIterator[trajectory_pb2.Trajectory]:
         """A run's ended trajectories in order of completion, without events and tokens."""
         request = rollout_pb2.ListTrajectoriesRequest(run_id=run_id, page_size=1000)
-        while True:
-            response = await self._unary(self._rollout.ListTrajectories, request)
-            for trajectory in response.trajectories:
+        async for page in self._pages(self._rollout.ListTrajectories, request):
+            for trajectory in page.trajectories:
                 yield trajectory
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def publish_policy(
         self,

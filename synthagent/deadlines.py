@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Self
+
+from synthagent.settings import Settings
 
 _DEADLINE: ContextVar[float | None] = ContextVar("synthagent_deadline", default=None)
 
@@ -27,3 +31,28 @@ def timeout(default: float | None) -> float | None:
         return default
     left = max(0.0, deadline - time.monotonic())
     return left if default is None else min(default, left)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSeconds:
+    """What models may take of a call beside everything else, in seconds."""
+
+    tool: float = 0.0
+    user: float = 0.0
+    judge: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the roles of the settings may take; 0 where no model is configured.
+
+        Each question has its role's deadline, and all votes of a judge are asked at once.
+        """
+        tool, user, judge = (
+            role.timeout_seconds if role else 0.0
+            for role in (settings.tool, settings.user, settings.judge)
+        )
+        return cls(
+            tool=2 * tool,  # for a match, then for an answer
+            user=2 * user,  # a sentence, and once another in its place
+            judge=user + 2 * judge,  # the audit, votes, and votes whose evidence did not exist
+        )

@@ -14,7 +14,12 @@
     ├── StateDiverged                     STATE_DIVERGED          ABORTED
     ├── Cancelled                         CANCELLED               CANCELLED
     ├── Corrupt                           CORRUPT                 DATA_LOSS
+    ├── ModelFault                        MODEL_FAULT             ABORTED
+    │   ├── ModelRefused                  MODEL_REFUSED           ABORTED
+    │   ├── ModelTruncated                MODEL_TRUNCATED         ABORTED
+    │   └── ModelMalformed                MODEL_MALFORMED         ABORTED
     └── BackendUnavailable                BACKEND_UNAVAILABLE     UNAVAILABLE
+        └── ModelUnavailable              MODEL_UNAVAILABLE       UNAVAILABLE
 
 `server.py` holds the one table from exception to status. Anything else becomes INTERNAL without
 detail. Messages say what was wrong and what to do. The trainer adds `TrainingDiverged`, which ends
@@ -130,3 +135,43 @@ class BackendUnavailable(SynthAgentError):
     """Another service or the database cannot be reached; a retry may help."""
 
     reason = "BACKEND_UNAVAILABLE"
+
+
+class ModelUnavailable(BackendUnavailable):
+    """A model server cannot be reached, is overloaded or failed, after every retry."""
+
+    reason = "MODEL_UNAVAILABLE"
+
+
+class ModelFault(SynthAgentError):
+    """A model server answered, and the answer is of no use; the same request gives it again."""
+
+    reason = "MODEL_FAULT"
+
+
+class ModelRefused(ModelFault):
+    """The model or its server declined to answer."""
+
+    reason = "MODEL_REFUSED"
+
+
+class ModelTruncated(ModelFault):
+    """The answer did not end within its limit of tokens or bytes."""
+
+    reason = "MODEL_TRUNCATED"
+
+
+class ModelMalformed(ModelFault):
+    """The answer does not fit what was asked for, also after its repair."""
+
+    reason = "MODEL_MALFORMED"
+
+
+def as_detail(error: SynthAgentError) -> str:
+    """The error as the detail of an INVALID verdict: its reason, and what was wrong."""
+    return f"{error.reason}: {error.message}"
+
+
+def is_outage(detail: str) -> bool:
+    """Whether such a detail tells of a backend out of reach, so that later may be better."""
+    return detail.partition(":")[0] in (BackendUnavailable.reason, ModelUnavailable.reason)

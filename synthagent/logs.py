@@ -44,5 +44,5 @@ def configure(level: str, log_format: Literal["console", "json"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
-    for chatty in ("alembic", "sqlalchemy.engine"):
+    for chatty in ("alembic", "sqlalchemy.engine", "openai", "httpx2", "httpcore2"):
         logging.getLogger(chatty).setLevel(max(number, logging.WARNING))

@@ -19,6 +19,7 @@ from prometheus_client import (
 _LATENCY_SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300,
 )  # fmt: skip
+_SHARE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.0)
 _REWARD = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999, 1.0)
 
 
@@ -84,6 +85,12 @@ class ServerMetrics:
         self.episodes_running = Gauge(
             "synthagent_episodes_running", "Episodes that are running.", registry=registry
         )
+        self.episodes_queue_age_seconds = Gauge(
+            "synthagent_episodes_queue_age_seconds",
+            "Time that the episode longest in the queue has waited for a replica to take it; the "
+            "queue is the database's, so every replica tells the same.",
+            registry=registry,
+        )
         self.episodes = Counter(
             "synthagent_episodes",
             "Episodes that ended.",
@@ -114,6 +121,95 @@ class ServerMetrics:
         )
         self.policy_sequences = Gauge(
             "synthagent_policy_sequences", "Sequences in the engine's batch.", registry=registry
+        )
+        self.model_calls = Counter(
+            "synthagent_model_calls",
+            'Questions put to a model, by outcome: "answered", "stored" (the response store knew '
+            'it), "unavailable", "refused", "truncated", "malformed", "fault" or "cancelled".',
+            ["role", "purpose", "outcome"],
+            registry=registry,
+        )
+        self.model_requests = Counter(
+            "synthagent_model_requests",
+            "Requests sent to model servers, retries and repairs included, by HTTP status; "
+            '"unreachable" or "timeout" where there is none.',
+            ["role", "status"],
+            registry=registry,
+        )
+        self.model_call_seconds = Histogram(
+            "synthagent_model_call_seconds",
+            "Time of a question that no store knew: waiting, retries and repairs included.",
+            ["role", "purpose"],
+            buckets=_LATENCY_SECONDS,
+            registry=registry,
+        )
+        self.model_tokens = Counter(
+            "synthagent_model_tokens",
+            'Tokens of model servers: "prompt" read or "completion" written.',
+            ["role", "purpose", "kind"],
+            registry=registry,
+        )
+        self.model_cost = Counter(
+            "synthagent_model_cost",
+            "Cost of model servers, by the configured prices and in their currency.",
+            ["role", "purpose"],
+            registry=registry,
+        )
+        self.model_repairs = Counter(
+            "synthagent_model_repairs",
+            "Answers that did not fit their schema and were asked for again.",
+            ["role", "purpose"],
+            registry=registry,
+        )
+        self.model_requests_in_flight = Gauge(
+            "synthagent_model_requests_in_flight",
+            "Requests to model servers that are running.",
+            ["role"],
+            registry=registry,
+        )
+        self.model_requests_waiting = Gauge(
+            "synthagent_model_requests_waiting",
+            "Requests to model servers that wait for a place in flight.",
+            ["role"],
+            registry=registry,
+        )
+        self.model_concurrency_limit = Gauge(
+            "synthagent_model_concurrency_limit",
+            "Requests that may be in flight; falls while the server pushes back.",
+            ["role"],
+            registry=registry,
+        )
+        self.ledger_calls = Counter(
+            "synthagent_ledger_calls",
+            'Calls of simulated tools, by source of the answer: "exact", "semantic", "generated" '
+            'or "refused".',
+            ["source"],
+            registry=registry,
+        )
+        self.user_audits = Counter(
+            "synthagent_user_audits",
+            'Audits of the simulated user by a model after an episode: "faithful" or "unfaithful".',
+            ["outcome"],
+            registry=registry,
+        )
+        self.judge_votes = Counter(
+            "synthagent_judge_votes",
+            'Votes of the judge\'s model: "yes", "no" or "abstain".',
+            ["vote"],
+            registry=registry,
+        )
+        self.judge_agreement = Histogram(
+            "synthagent_judge_agreement",
+            "Share of a criterion's votes that agree with its majority.",
+            buckets=_SHARE,
+            registry=registry,
+        )
+        self.synthesis_items = Counter(
+            "synthagent_synthesis_items",
+            'Items of synthesis that were settled, by teacher ("program" or "model"), outcome '
+            '("admitted" or "rejected") and the stage that decided.',
+            ["teacher", "outcome", "stage"],
+            registry=registry,
         )
         self.store_commit_seconds = Histogram(
             "synthagent_store_commit_seconds",

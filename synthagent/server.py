@@ -37,9 +37,10 @@ from grpc_health.v1._async import HealthServicer as AsyncHealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from synthagent import deadlines, errors
+from synthagent import accounts, deadlines, errors
 from synthagent.client import SynthAgentClient
 from synthagent.failures import DETAILS
+from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
 from synthagent.settings import Settings
 from synthagent.store import Store, TaskCache, check_current, upgrade
@@ -60,7 +61,12 @@ STATUS: dict[type[errors.SynthAgentError], grpc.StatusCode] = {
     errors.StateDiverged: grpc.StatusCode.ABORTED,
     errors.Cancelled: grpc.StatusCode.CANCELLED,
     errors.Corrupt: grpc.StatusCode.DATA_LOSS,
+    errors.ModelFault: grpc.StatusCode.ABORTED,
+    errors.ModelRefused: grpc.StatusCode.ABORTED,
+    errors.ModelTruncated: grpc.StatusCode.ABORTED,
+    errors.ModelMalformed: grpc.StatusCode.ABORTED,
     errors.BackendUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
 }
 """The one table from exception to status. Anything else becomes INTERNAL."""
 
@@ -83,6 +89,8 @@ class Resources:
     tasks: TaskCache
     client: SynthAgentClient
     """Reaches every service at the address in the settings; by default this server itself."""
+    models: Models
+    """The language models of the configured roles."""
 
 
 @dataclass
@@ -210,6 +218,7 @@ class _Call:
         self._calls.metrics.requests_in_flight.labels(*self._labels).inc()
         left = self._context.time_remaining()
         deadlines.begin(left)
+        accounts.begin(self._context.invocation_metadata())
         if self._calls.draining:
             await self._abort(errors.BackendUnavailable(_SHUTTING_DOWN))
         if self._unary and left is None:
@@ -379,8 +388,10 @@ async def running(
         stack.push_async_callback(store.close)
         client = SynthAgentClient.from_settings(settings, own_address=address)
         stack.push_async_callback(client.close)
+        models = Models(settings, store, metrics)
+        stack.push_async_callback(models.close)
         tasks = TaskCache(store, settings.task_cache_size)
-        resources = Resources(settings, store, metrics, tasks, client)
+        resources = Resources(settings, store, metrics, tasks, client, models)
         metrics_address = server.serve_metrics()
         stack.push_async_callback(_drain, server, settings.drain_seconds, stop_now)
         services = await server.start(registers, resources)

@@ -10,15 +10,58 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SYNTHAGENT_"
+_OF_OTHERS = frozenset({"address", "data_dir", "released_tasks"})  # of the command line, of tests
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ModelRole(BaseModel):
+    """The model of a role. SYNTHAGENT_<ROLE>__<NAME> sets each field; its text stands below it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    base_url: str = Field(pattern=r"^https?://[^\s]+$")
+    """Base URL of an OpenAI-compatible server, with its version path ("http://host:8000/v1")."""
+
+    model: str = Field(min_length=1)
+    """Name of the model as the server knows it."""
+
+    api_key: SecretStr | None = None
+    """Key of the server. None means that it asks for none. Never logged."""
+
+    api_key_file: Path | None = None
+    """File that holds the key, read at every connection, so that it may be replaced. Wins over
+    api_key. None means that there is no file."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Temperature. None means what suits the request (0.9 for a teacher's inventions, 0 for a
+    judge with one vote)."""
+
+    max_tokens: int = Field(1024, ge=16, le=131_072)
+    """Most tokens of one answer; one that does not end within them is a fault, never used."""
+
+    timeout_seconds: float = Field(60.0, gt=0, le=3600)
+    """Deadline, in seconds, of one call, where no nearer one is inherited."""
+
+    attempts: int = Field(4, ge=1, le=20)
+    """Calls made before a server that is unreachable, overloaded or failing is given up."""
+
+    max_concurrency: int = Field(32, ge=1, le=4096)
+    """Most calls in flight from this process; fewer while the server pushes back."""
+
+    prompt_price: float = Field(0.0, ge=0)
+    """Price of a million tokens read, in a currency of your choice."""
+
+    completion_price: float = Field(0.0, ge=0)
+    """Price of a million tokens written, in the same currency."""
 
 
 class SettingsError(ValueError):
@@ -30,6 +73,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
+        env_nested_delimiter="__",
         env_parse_none_str="none",
         frozen=True,
         extra="forbid",
@@ -73,6 +117,30 @@ class Settings(BaseSettings):
 
     rollout_address: str | None = None
     """host:port of Rollout. None means this server."""
+
+    teacher: ModelRole | None = None
+    """Model that invents tasks. None means that only the programmatic teacher works."""
+
+    tool: ModelRole | None = None
+    """Model that answers for simulated tools. None means that calls of them fail as faults."""
+
+    user: ModelRole | None = None
+    """Model that speaks for the user. None means the embedded user, which has typed facts only."""
+
+    judge: ModelRole | None = None
+    """Model that judges what the engine cannot. None means that such criteria end INVALID."""
+
+    judge_votes: int = Field(3, ge=1, le=31)
+    """Votes that the judge's model casts on each criterion."""
+
+    user_audit: bool = True
+    """Whether the user's model is also asked, after an episode, if the user kept to its rules."""
+
+    policy_base_url: str | None = None
+    """Base URL of a vLLM server that acts as the policy engine. None means the local engine."""
+
+    policy_served_model: str = "policy"
+    """Name of the policy model as that server knows it."""
 
     call_timeout_seconds: float = Field(30.0, gt=0, le=3600)
     """Deadline, in seconds, of a unary call to another service where no nearer one is inherited."""
@@ -148,10 +216,20 @@ class Settings(BaseSettings):
         return value.expanduser() if value is not None else None
 
     def describe(self) -> dict[str, object]:
-        """All settings as printed at start-up; a password in the database URL is masked."""
-        shown = self.model_dump(mode="json")
-        shown["database_url"] = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", self.database_url)
-        return shown
+        """All settings as printed at start-up; keys, and passwords in URLs, are masked."""
+        shown: dict[str, object] = self.model_dump(mode="json")
+        return {name: _masked(value) for name, value in shown.items()}
+
+
+def _masked(value: object) -> object:
+    """The value without the passwords in its URLs. Keys mask themselves."""
+    if isinstance(value, dict):
+        return {name: _masked(part) for name, part in value.items()}
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    if value.startswith("http"):  # a token may stand alone there
+        return re.sub(r"://[^/@]*@", "://***@", value)
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", value)
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -161,21 +239,46 @@ def load_settings(**overrides: object) -> Settings:
     """
     for variable in os.environ:
         name = variable.upper().removeprefix(PREFIX).lower()
-        if variable.upper().startswith(PREFIX) and name not in Settings.model_fields:
-            raise SettingsError(_unknown(variable, name))
+        if variable.upper().startswith(PREFIX) and name not in _OF_OTHERS:
+            _check_name(variable, name.split("__"))
     try:
         return Settings.model_validate(overrides)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        if name not in Settings.model_fields:
-            raise SettingsError(_unknown(PREFIX + name.upper(), name)) from error
-        message = first["msg"].removeprefix("Value error, ")
+    # Raised out here: the validation error shows whole inputs, and keys are among them.
+    path = [str(part) for part in first["loc"]]
+    variable = PREFIX + "__".join(path).upper()
+    _check_name(variable, path)
+    if first["type"] == "missing":
+        raise SettingsError(f"{variable} is not set, and the {path[0]} model needs it.")
+    if len(path) == 1 and path[0] in _roles():
         raise SettingsError(
-            f"{PREFIX}{name.upper()} is {first['input']!r}, which does not fit: {message}"
-        ) from error
+            f"{variable} is no setting by itself; set {variable}__BASE_URL and {variable}__MODEL."
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    secret = path[-1] == "api_key"
+    shown = "a key" if secret else repr(_masked(first["input"]))
+    raise SettingsError(f"{variable} is {shown}, which does not fit: {message}")
 
 
-def _unknown(variable: str, name: str) -> str:
-    close = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.0)
-    return f"{variable} is no setting; did you mean {PREFIX}{close[0].upper()}?"
+def _roles() -> list[str]:
+    return [
+        name
+        for name, field in Settings.model_fields.items()
+        if ModelRole in getattr(field.annotation, "__args__", ())
+    ]
+
+
+def _check_name(variable: str, path: list[str]) -> None:
+    """Raises SettingsError where there is no setting of that path."""
+    meant = [_closest(path[0], Settings.model_fields)]
+    if len(path) > 1 and meant[0] in _roles():
+        meant.append(_closest(path[1], ModelRole.model_fields))
+    if path != meant:
+        closest = PREFIX + "__".join(meant).upper()
+        raise SettingsError(f"{variable} is no setting; did you mean {closest}?")
+
+
+def _closest(name: str, names: Iterable[str]) -> str:
+    """The name itself where it is one of them."""
+    return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]

@@ -2,7 +2,8 @@
 
 A session keeps the calls it made. When the stream breaks with UNAVAILABLE it opens another, sends
 the calls again with the state hash they led to, and goes on; the server proves by the hash that the
-state is the same. One session is used by one task at a time.
+state is the same. A model behind a simulated tool that is out of reach is the caller's to wait for:
+the server has done so already. One session is used by one task at a time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from synthagent import deadlines
+from synthagent import accounts, deadlines
 from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
 from synthagent.convert import tool_result_from_proto
-from synthagent.errors import BackendUnavailable, StateDiverged, SynthAgentError
+from synthagent.errors import (
+    BackendUnavailable,
+    ModelUnavailable,
+    StateDiverged,
+    SynthAgentError,
+)
 from synthagent.failures import from_rpc_error
 from synthagent.worlds.episode import ToolResult
 
@@ -92,6 +98,8 @@ class ToolSession:
                 while True:
                     try:
                         return await self._attempt(call)
+                    except ModelUnavailable:
+                        raise
                     except BackendUnavailable as error:
                         last = error
                         await self.close()
@@ -112,7 +120,7 @@ class ToolSession:
         response = tool_pb2.SessionResponse()
         if self._stream is None:
             session: Any = self._stub.Session  # its stub asks for requests up front; we write them
-            self._stream = session()
+            self._stream = session(metadata=accounts.outgoing())
             response = await self._exchange(self._open_request())
             opened = response.opened.state_hash
             if self.state_hash and opened != self.state_hash:

@@ -5,11 +5,17 @@ unspecified enum, a missing part, text that is no JSON, a value out of range. It
 with the path of the field as a caller knows it (`task.world.tools[2].input_schema_json`).
 """
 
+from synthagent.convert.judgement import (
+    criterion_judgement_from_proto,
+    criterion_judgement_to_proto,
+)
 from synthagent.convert.parts import build, timestamp
 from synthagent.convert.task import (
     GATE,
     SPLIT,
     certificate_from_proto,
+    persona_from_proto,
+    persona_to_proto,
     split_from_proto,
     split_to_proto,
     task_from_proto,
@@ -18,6 +24,8 @@ from synthagent.convert.task import (
 from synthagent.convert.trajectory import (
     INVALID_REASON,
     OUTCOME,
+    criterion_result_from_proto,
+    criterion_result_to_proto,
     event_from_proto,
     event_to_proto,
     events_from_proto,
@@ -40,9 +48,15 @@ __all__ = [
     "SPLIT",
     "build",
     "certificate_from_proto",
+    "criterion_judgement_from_proto",
+    "criterion_judgement_to_proto",
+    "criterion_result_from_proto",
+    "criterion_result_to_proto",
     "event_from_proto",
     "event_to_proto",
     "events_from_proto",
+    "persona_from_proto",
+    "persona_to_proto",
     "sampling_from_proto",
     "sampling_to_proto",
     "segment_from_proto",

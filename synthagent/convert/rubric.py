@@ -18,6 +18,7 @@ def criterion_to_proto(criterion: criteria.Criterion) -> pb.Criterion:
         section=_SECTION.to_number(criterion.section),
         description=criterion.description,
         weight=criterion.weight,
+        source_text=criterion.source_text,
     )
     check = criterion.check
     match check:
@@ -50,6 +51,7 @@ def criterion_from_proto(message: pb.Criterion, path: str) -> criteria.Criterion
         description=message.description,
         weight=message.weight or 1.0,
         check=_check_from_proto(message, path),
+        source_text=message.source_text,
     )
 
 

@@ -242,7 +242,37 @@ def restriction_from_proto(message: pb.Restriction, path: str) -> spec.Restricti
         text=message.text,
         reason=message.reason,
         criterion_id=message.criterion_id,
-        probe=plan_from_proto(message.probe, required(message, "probe", path)),
+        probe=plan_from_proto(message.probe, f"{path}.probe")
+        if message.HasField("probe")
+        else None,
+    )
+
+
+def persona_to_proto(persona: spec.Persona) -> pb.Persona:
+    """The message of a persona."""
+    return pb.Persona(**persona.model_dump())
+
+
+def persona_from_proto(message: pb.Persona, path: str) -> spec.Persona:
+    """The persona of a message. Raises InvalidInput."""
+    return build(
+        path,
+        spec.Persona,
+        name=message.name,
+        role=message.role,
+        description=message.description,
+        voice=message.voice,
+    )
+
+
+def origin_from_proto(message: pb.Origin, path: str) -> spec.Origin:
+    """The origin of a message. Raises InvalidInput."""
+    return build(
+        path,
+        spec.Origin,
+        format=message.format,
+        item_id=message.item_id,
+        texts=dict(message.texts),
     )
 
 
@@ -302,7 +332,7 @@ def task_to_proto(task: spec.Task) -> pb.Task:
         family=task.family,
         teacher=task.teacher,
         seed=task.seed,
-        persona=pb.Persona(**task.persona.model_dump()),
+        persona=persona_to_proto(task.persona),
         instruction=task.instruction,
         world=world_to_proto(task.world),
         facts=[fact_to_proto(fact) for fact in task.facts],
@@ -310,10 +340,13 @@ def task_to_proto(task: spec.Task) -> pb.Task:
             text=task.restriction.text,
             reason=task.restriction.reason,
             criterion_id=task.restriction.criterion_id,
-            probe=plan_to_proto(task.restriction.probe),
+            probe=None if task.restriction.probe is None else plan_to_proto(task.restriction.probe),
         ),
         gold_plans=[plan_to_proto(plan) for plan in task.gold_plans],
         criteria=[criterion_to_proto(criterion) for criterion in task.criteria],
+        background=task.background,
+        workflow=task.workflow,
+        origin=None if task.origin is None else pb.Origin(**task.origin.model_dump()),
     )
     if task.certificate is not None:
         message.certificate.CopyFrom(certificate_to_proto(task.certificate))
@@ -322,7 +355,6 @@ def task_to_proto(task: spec.Task) -> pb.Task:
 
 def task_from_proto(message: pb.Task, path: str = "task") -> spec.Task:
     """The task of a message; its certificate is not verified. Raises InvalidInput."""
-    persona = message.persona
     return build(
         path,
         spec.Task,
@@ -333,14 +365,7 @@ def task_from_proto(message: pb.Task, path: str = "task") -> spec.Task:
         family=message.family,
         teacher=message.teacher,
         seed=message.seed,
-        persona=build(
-            required(message, "persona", path),
-            spec.Persona,
-            name=persona.name,
-            role=persona.role,
-            description=persona.description,
-            voice=persona.voice,
-        ),
+        persona=persona_from_proto(message.persona, required(message, "persona", path)),
         instruction=message.instruction,
         world=world_from_proto(message.world, required(message, "world", path)),
         facts=tuple(
@@ -360,5 +385,10 @@ def task_from_proto(message: pb.Task, path: str = "task") -> spec.Task:
         ),
         certificate=certificate_from_proto(message.certificate, f"{path}.certificate")
         if message.HasField("certificate")
+        else None,
+        background=message.background,
+        workflow=tuple(message.workflow),
+        origin=origin_from_proto(message.origin, f"{path}.origin")
+        if message.HasField("origin")
         else None,
     )

@@ -140,6 +140,33 @@ def events_from_proto(
     )
 
 
+def criterion_result_to_proto(result: episode.CriterionResult) -> pb.CriterionResult:
+    """The message of a criterion's result."""
+    return pb.CriterionResult(
+        criterion_id=result.criterion_id,
+        satisfied=result.satisfied,
+        evidence=result.evidence,
+        explanation=result.explanation,
+        votes=None if result.votes is None else pb.Votes(**result.votes.model_dump()),
+    )
+
+
+def criterion_result_from_proto(message: pb.CriterionResult, path: str) -> episode.CriterionResult:
+    """The criterion's result of a message. Raises InvalidInput."""
+    votes = message.votes
+    return build(
+        path,
+        episode.CriterionResult,
+        criterion_id=message.criterion_id,
+        satisfied=message.satisfied,
+        evidence=tuple(message.evidence),
+        explanation=message.explanation,
+        votes=episode.Votes(yes=votes.yes, no=votes.no, abstain=votes.abstain)
+        if message.HasField("votes")
+        else None,
+    )
+
+
 def verdict_to_proto(verdict: episode.Verdict) -> pb.Verdict:
     """The message of a verdict."""
     message = pb.Verdict(
@@ -147,15 +174,7 @@ def verdict_to_proto(verdict: episode.Verdict) -> pb.Verdict:
         policy_fraction=verdict.policy_fraction,
         sub_goal_fraction=verdict.sub_goal_fraction,
         interaction_fraction=verdict.interaction_fraction,
-        results=[
-            pb.CriterionResult(
-                criterion_id=result.criterion_id,
-                satisfied=result.satisfied,
-                evidence=result.evidence,
-                explanation=result.explanation,
-            )
-            for result in verdict.results
-        ],
+        results=[criterion_result_to_proto(result) for result in verdict.results],
     )
     if verdict.reward is not None:
         message.reward = verdict.reward
@@ -181,14 +200,7 @@ def verdict_from_proto(message: pb.Verdict, path: str = "verdict") -> episode.Ve
         sub_goal_fraction=message.sub_goal_fraction,
         interaction_fraction=message.interaction_fraction,
         results=tuple(
-            build(
-                f"{path}.results[{number}]",
-                episode.CriterionResult,
-                criterion_id=result.criterion_id,
-                satisfied=result.satisfied,
-                evidence=tuple(result.evidence),
-                explanation=result.explanation,
-            )
+            criterion_result_from_proto(result, f"{path}.results[{number}]")
             for number, result in enumerate(message.results)
         ),
     )

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from synthagent.errors import (
     BackendUnavailable,
@@ -98,9 +98,21 @@ def translate(error: DBAPIError) -> SynthAgentError | None:
         )
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return Corrupt(f"The database is damaged ({text}); restore it from a copy.")
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or error.connection_invalidated:
+    if (
+        name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        or error.connection_invalidated
+        or _server_is_away(error)
+    ):
         return BackendUnavailable("The database is busy or out of reach; call again.")
     return None
+
+
+def _server_is_away(error: DBAPIError) -> bool:
+    """Whether PostgreSQL could not be connected to: only then its errors carry no SQLSTATE."""
+    orig: object = error.orig
+    return (
+        isinstance(error, OperationalError) and getattr(orig, "sqlstate", "none of its own") is None
+    )
 
 
 @dataclass(slots=True)

@@ -81,6 +81,19 @@ def release(connection: Connection, trajectory_id: str, owner: str, again_at: in
     )
 
 
+def queue_age(connection: Connection) -> float:
+    """Seconds that the episode longest free has waited to be taken; 0 where none waits.
+
+    A lease that was given back has no end; its episode counts from its start.
+    """
+    free_since = func.coalesce(func.nullif(_episode.c.lease_expires_at, 0), _episode.c.started_at)
+    statement = select(func.min(free_since)).where(
+        _episode.c.state.in_(sources(EpisodeState.RUNNING))
+    )
+    oldest = connection.execute(statement).scalar_one()
+    return max(0.0, (now() - oldest) / 1_000_000) if oldest is not None else 0.0
+
+
 def owners(connection: Connection) -> set[str]:
     """Who holds leases of running episodes."""
     statement = (

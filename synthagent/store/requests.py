@@ -57,6 +57,12 @@ def find(connection: Connection, method: str, request_id: str, request: Message)
     return row[1] or b""
 
 
+def answer(connection: Connection, method: str, request_id: str) -> bytes | None:
+    """The bytes stored with an answered request, whatever it asked; None where there is none."""
+    row = connection.execute(_FIND, {"by": method, "id": request_id}).one_or_none()
+    return None if row is None else row[1] or b""
+
+
 def record(
     connection: Connection,
     method: str,

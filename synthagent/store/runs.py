@@ -165,8 +165,12 @@ def progress(connection: Connection, run_id: str) -> Progress:
 
 
 def tasks_of(connection: Connection, split: str, difficulty: str) -> list[str]:
-    """The stored tasks of a split and, where not empty, a difficulty, in order of admission."""
-    statement = select(_task.c.task_id).where(_task.c.split == split).order_by(_task.c.ordinal)
+    """The admitted tasks of a split and, where not empty, a difficulty, in order of admission."""
+    statement = (
+        select(_task.c.task_id)
+        .where(_task.c.split == split, ~_task.c.draft)
+        .order_by(_task.c.ordinal)
+    )
     if difficulty:
         statement = statement.where(_task.c.difficulty == difficulty)
     return [row.task_id for row in connection.execute(statement)]
@@ -180,6 +184,21 @@ def splits_of(connection: Connection, task_ids: Sequence[str]) -> dict[str, str]
         statement = select(_task.c.task_id, _task.c.split).where(_task.c.task_id.in_(chosen))
         splits.update((row.task_id, row.split) for row in connection.execute(statement))
     return splits
+
+
+def without_plan(connection: Connection, task_ids: Sequence[str]) -> str:
+    """One of these tasks that has no gold plan; "" where all have one."""
+    for start in range(0, len(task_ids), _PARAMETERS):
+        chosen = task_ids[start : start + _PARAMETERS]
+        statement = (
+            select(_task.c.task_id)
+            .where(_task.c.task_id.in_(chosen), _task.c.gold_step_count == 0)
+            .limit(1)
+        )
+        found = connection.execute(statement).scalar_one_or_none()
+        if found is not None:
+            return str(found)
+    return ""
 
 
 def admit(

@@ -18,6 +18,7 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlmodel import Field, SQLModel
 
@@ -32,6 +33,11 @@ def _text() -> Column[str]:
 
 def _big(*, nullable: bool = False, index: bool = False) -> Column[int]:
     return Column(BigInteger, nullable=nullable, index=index)
+
+
+def _counted() -> Column[int]:
+    """A count that rows of an earlier schema lack; the server's default stands in for them."""
+    return Column(BigInteger, nullable=False, server_default="0")
 
 
 class TaskRow(SQLModel, table=True):
@@ -53,6 +59,9 @@ class TaskRow(SQLModel, table=True):
     digest: str = Field(max_length=64)
     body: str = Field(sa_column=_text())
     admitted_at: int = Field(sa_column=_big())
+    teacher: str = Field(max_length=16, sa_column_kwargs={"server_default": "program"})
+    draft: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """Whether it is still being examined: not listed, nor drawn by a selection, until admitted."""
 
 
 class SynthesisItemRow(SQLModel, table=True):
@@ -67,6 +76,82 @@ class SynthesisItemRow(SQLModel, table=True):
     task_id: str | None = Field(default=None, max_length=64)
     gate: str | None = Field(default=None, max_length=32)
     reason: str = Field(default="", sa_column=_text())
+    route: str = Field(default="{}", sa_column=Column(Text, nullable=False, server_default="{}"))
+    """Route by dimension, as a JSON object."""
+    product: str | None = Field(default=None, sa_column=Column(Text, nullable=True))
+    """What the teacher had made when it was settled, as JSON; None with the programmatic one."""
+    calls: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    prompt_tokens: int = Field(default=0, sa_column=_counted())
+    completion_tokens: int = Field(default=0, sa_column=_counted())
+    cost: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
+    """By the configured prices, in their currency."""
+    seconds: float = Field(default=0.0, sa_column_kwargs={"server_default": "0"})
+    """Of waiting for models, summed over calls."""
+
+
+class PersonaRow(SQLModel, table=True):
+    """An imported persona; `body` is its JSON, `persona_id` the digest of it."""
+
+    __tablename__: ClassVar[str] = "persona"
+    __table_args__ = (UniqueConstraint("persona_set", "persona_id"),)
+
+    ordinal: int | None = Field(
+        default=None, sa_column=Column(_SERIAL, primary_key=True, autoincrement=True)
+    )
+    persona_set: str = Field(max_length=48)
+    persona_id: str = Field(max_length=64)
+    body: str = Field(sa_column=_text())
+
+
+class ModelResponseRow(SQLModel, table=True):
+    """An answer of a model server, so that a repeated call gives it again. Never changed."""
+
+    __tablename__: ClassVar[str] = "model_response"
+
+    role: str = Field(primary_key=True, max_length=16)
+    key: str = Field(primary_key=True, max_length=64)
+    """SHA-256 of the caller's key and of everything that was asked, in hexadecimal."""
+    response: str = Field(sa_column=_text())
+    """The text of the answer."""
+    account: str = Field(default="", max_length=64, index=True)
+    """What it was asked for first, such as a run; empty where nobody said."""
+    calls: int
+    """Calls that it took, repairs included."""
+    prompt_tokens: int = Field(sa_column=_big())
+    completion_tokens: int = Field(sa_column=_big())
+    cost: float
+    seconds: float
+    created_at: int = Field(sa_column=_big())
+
+
+class LedgerEntryRow(SQLModel, table=True):
+    """An answer of a simulated tool. The first writer of a key wins; never changed."""
+
+    __tablename__: ClassVar[str] = "ledger_entry"
+    __table_args__ = (
+        UniqueConstraint("task_id", "tool", "arguments_digest", "state_version"),
+        Index("ix_ledger_entry_task", "task_id", "ordinal"),
+    )
+
+    ordinal: int | None = Field(
+        default=None, sa_column=Column(_SERIAL, primary_key=True, autoincrement=True)
+    )
+    task_id: str = Field(max_length=64)
+    tool: str = Field(max_length=64)
+    arguments_digest: str = Field(max_length=64)
+    """SHA-256 of the canonical arguments, in hexadecimal."""
+    state_version: str = Field(max_length=32)
+    arguments: str = Field(sa_column=_text())
+    """Canonical JSON."""
+    next_state_version: str = Field(max_length=32)
+    ok: bool
+    result: str = Field(sa_column=_text())
+    error_code: str = Field(default="", max_length=64)
+    source: str = Field(max_length=16)
+    """"generated" or "semantic"."""
+    match_reason: str = Field(default="", sa_column=_text())
+    matched_arguments: str = Field(default="", sa_column=_text())
+    created_at: int = Field(sa_column=_big())
 
 
 class RequestRow(SQLModel, table=True):

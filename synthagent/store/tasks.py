@@ -33,6 +33,7 @@ class TaskSummary:
     tool_count: int
     fact_count: int
     gold_step_count: int
+    teacher: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,12 @@ _LISTED = tuple(
 )
 
 
-def put(connection: Connection, task: Task) -> bool:
+def put(connection: Connection, task: Task, *, draft: bool = False) -> bool:
     """Stores a certified task; returns False where the same task was stored before.
 
-    A task that is stored again brings its new certificate, as after a change of the engine. Raises
-    Conflict where its identifier is taken by another task.
+    A task that is stored again brings its new certificate, as after a change of the engine; a draft
+    that is stored again as no draft is admitted. Raises Conflict where its identifier is taken by
+    another task.
     """
     digest = task_digest(task)
     stored = connection.execute(
@@ -63,7 +65,7 @@ def put(connection: Connection, task: Task) -> bool:
         connection.execute(
             update(TaskRow)
             .where(col(TaskRow.task_id) == task.task_id)
-            .values(body=task.model_dump_json())
+            .values(body=task.model_dump_json(), draft=col(TaskRow.draft) & draft)
         )
         return False
     if stored is not None:
@@ -81,10 +83,12 @@ def put(connection: Connection, task: Task) -> bool:
             "instruction": task.instruction,
             "tool_count": len(task.world.tools),
             "fact_count": len(task.facts),
-            "gold_step_count": len(task.gold_plans[0].steps),
+            "gold_step_count": len(task.gold_plans[0].steps) if task.gold_plans else 0,
             "digest": digest,
             "body": task.model_dump_json(),
             "admitted_at": now(),
+            "teacher": task.teacher,
+            "draft": draft,
         },
     )
     return True
@@ -115,7 +119,7 @@ def list_page(
     difficulty: str = "",
 ) -> TaskPage:
     """Summaries in order of admission. Raises InvalidInput for a page token that is not ours."""
-    query = select(*_LISTED).where(col(TaskRow.ordinal) > _ordinal(page_token))
+    query = select(*_LISTED).where(col(TaskRow.ordinal) > _ordinal(page_token), ~col(TaskRow.draft))
     if split is not None:
         query = query.where(col(TaskRow.split) == split.value)
     if domain:

@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from synthagent.worlds.sandbox import MAX_VALUE_BYTES
 
 MAX_ARGUMENT_BYTES = 64 * 1024
+MAX_ARGUMENT_DEPTH = 200  # orjson writes 254 levels, and reads more
 MAX_SCHEMA_BYTES = 32 * 1024
 MAX_SCHEMA_NODES = 5000  # counted with every reference expanded
 MAX_MESSAGE = 240
@@ -178,7 +179,25 @@ def parse(text: str) -> dict[str, JsonValue]:
         ) from error
     if not isinstance(value, dict):
         raise ArgumentError("malformed_arguments", "The arguments must be one JSON object.")
+    if len(text) > 2 * MAX_ARGUMENT_DEPTH:  # every level opens and closes
+        _check_depth(value)
     return value
+
+
+def _check_depth(value: JsonValue) -> None:
+    level = [value]
+    for _ in range(MAX_ARGUMENT_DEPTH):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return
+        level = [
+            item
+            for container in containers
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+    raise ArgumentError(
+        "malformed_arguments", f"The arguments are nested deeper than {MAX_ARGUMENT_DEPTH} levels."
+    )
 
 
 def _sentence(error: jsonschema_rs.ValidationError) -> str:

@@ -34,6 +34,9 @@ from synthagent.worlds.episode import (
 )
 from synthagent.worlds.matching import contains, same, uses
 from synthagent.worlds.spec import Task, World
+from synthagent.worlds.versions import root_version, session_hash
+
+EngineCheck = StateCheck | CalledCheck | ForbiddenCheck | AskedCheck | AnswerCheck
 
 
 class JudgementMissing(ValueError):
@@ -105,7 +108,7 @@ def evaluate(
     `session` is in the state after the last call of `events`. `judged` holds the results of judged
     criteria by id. Raises JudgementMissing, and WorldError where a predicate does not compile.
     """
-    reading = read(events, session.initial_hash)
+    reading = read(events, session_hash(session.initial_hash, root_version(task.world)))
     evaluation = _Evaluation(task, reading, session, judged or {})
     return tuple(evaluation.result(criterion) for criterion in task.criteria)
 
@@ -142,18 +145,31 @@ class _Evaluation:
                     criterion_id=key, satisfied=False, explanation="Waits for itself."
                 )
             self._results[key] = None
-            satisfied, evidence, explanation = self._check(criterion)
-            found = CriterionResult(
-                criterion_id=key,
-                satisfied=satisfied,
-                evidence=tuple(evidence),
-                explanation=explanation,
+            check = criterion.check
+            found = (
+                self._judgement(key)
+                if isinstance(check, JudgedCheck)
+                else self._evaluated(key, check)
             )
             self._results[key] = found
         return found
 
-    def _check(self, criterion: Criterion) -> tuple[bool, Sequence[int], str]:
-        check = criterion.check
+    def _judgement(self, key: str) -> CriterionResult:
+        given = self._judged.get(key)
+        if given is None:
+            raise JudgementMissing(f"criterion {key} needs the judgement of a model")
+        return given
+
+    def _evaluated(self, key: str, check: EngineCheck) -> CriterionResult:
+        satisfied, evidence, explanation = self._check(check)
+        return CriterionResult(
+            criterion_id=key,
+            satisfied=satisfied,
+            evidence=tuple(evidence),
+            explanation=explanation,
+        )
+
+    def _check(self, check: EngineCheck) -> tuple[bool, Sequence[int], str]:
         match check:
             case StateCheck():
                 return self._state(check)
@@ -165,13 +181,6 @@ class _Evaluation:
                 return self._asked(check)
             case AnswerCheck():
                 return self._answer(check)
-            case JudgedCheck():
-                given = self._judged.get(criterion.criterion_id)
-                if given is None:
-                    raise JudgementMissing(
-                        f"criterion {criterion.criterion_id} needs the judgement of a model"
-                    )
-                return given.satisfied, given.evidence, given.explanation
 
     def _state(self, check: StateCheck) -> tuple[bool, Sequence[int], str]:
         holds = self._session.predicate(check.sql)

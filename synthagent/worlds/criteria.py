@@ -110,6 +110,7 @@ class Criterion(Value):
     description: str = Field(min_length=1)
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     check: Check
+    source_text: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> Criterion:

@@ -6,8 +6,8 @@ every schema compiled, the seeded tables serialized. A WorldImage is immutable a
 the calls so far: a call that ends in an error changes nothing, and the state hash covers the
 content of all tables. A Session is closed by its owner and used by one thread at a time.
 
-Tools that a program does not answer (simulated, builtin) compile, but a call to one ends in the
-tool error `not_available`: the host routes such calls elsewhere before they come here.
+Tools that a program does not answer (simulated, builtin) compile, and a call to one is checked as
+any other, but ends in the tool error `NOT_AVAILABLE`: its answer is for the host to find elsewhere.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from synthagent.worlds.episode import ToolResult
 from synthagent.worlds.programs import Program, WorldError, compile_program, compile_query
 from synthagent.worlds.spec import ReturnShape, StatementKind, World
 from synthagent.worlds.tables import Digest, combine, load
+from synthagent.worlds.versions import root_version
 
 __all__ = [
     "ENGINE_VERSION",
@@ -40,6 +41,7 @@ __all__ = [
 
 ENGINE_VERSION = "1"
 MAX_RESULT_BYTES = 16 * 1024
+NOT_AVAILABLE = "not_available"
 _ROWS_AT_ONCE = 64
 _Result = TypeVar("_Result")
 _WARM_SLACK = 16  # ticks; above the number of statements of any call that nears the budget
@@ -85,6 +87,8 @@ def _compile(world: World) -> WorldImage:
         connection.execute(f"PRAGMA max_page_count = {sandbox.MAX_DATABASE_PAGES}")
         for table in world.tables:
             load(connection, table)
+        if not world.tables:
+            connection.execute("PRAGMA user_version = 1")  # SQLite serializes no empty database
         image = connection.serialize()
         tables = {table.name: Digest(table) for table in world.tables}
         hashes = {name: digest.of(connection) for name, digest in tables.items()}
@@ -117,6 +121,7 @@ class WorldImage:
         self.digests = tables
         self.table_hashes = hashes
         self.programs = programs
+        self.root_version = root_version(world)
         self.authorize = sandbox.authorizer(tables, writes=True, transactions=True)
         self._queries: set[str] = set()
 
@@ -197,7 +202,7 @@ class Session:
             schema, program = self._find(tool)
             bound = schema.check(values)
             if program is None:
-                raise _Refused("not_available", f"Tool {tool} cannot be called here.")
+                raise _Refused(NOT_AVAILABLE, f"Tool {tool} cannot be called here.")
             result = self._exactly(partial(self._attempt, program, bound))
             return Answer(True, result.decode(), "", self.state_hash)  # noqa: FBT003 - its field
         except (ArgumentError, _Refused) as refused:

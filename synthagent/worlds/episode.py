@@ -29,6 +29,7 @@ class ReplyKind(StrEnum):
     REPEATED = "repeated"
     UNKNOWN = "unknown"
     PROMPTED = "prompted"
+    ANSWERED = "answered"
 
 
 class EpisodeOutcome(StrEnum):
@@ -101,13 +102,25 @@ class Event(Value):
     body: EventBody
 
 
+class Votes(Value):
+    """How the votes of a model on one criterion fell."""
+
+    yes: int = Field(0, ge=0)
+    no: int = Field(0, ge=0)
+    abstain: int = Field(0, ge=0)
+
+
 class CriterionResult(Value):
-    """The result of one criterion with the sequences of the events that it rests on."""
+    """The result of one criterion with the sequences of the events that it rests on.
+
+    `votes` is None where the engine evaluated it.
+    """
 
     criterion_id: str
     satisfied: bool
     evidence: tuple[int, ...] = ()
     explanation: str
+    votes: Votes | None = None
 
 
 class Verdict(Value):

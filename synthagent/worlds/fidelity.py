@@ -2,14 +2,19 @@
 
 Both give the first thing that is wrong as a sentence, or an empty string. The audit of the user is
 conservative: it reports only what cannot be a coincidence of words, because a false report would
-throw a good episode away.
+throw a good episode away. A user that a model plays is held to the same rules, and to stricter ones
+where a doubt is cheap, before each reply leaves.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from synthagent.worlds.asking.questions import matcher_of
+from synthagent.worlds.asking.readings import could_ask
 from synthagent.worlds.episode import (
     AgentAction,
     AgentTurn,
@@ -20,7 +25,8 @@ from synthagent.worlds.episode import (
     ToolResult,
     UserReply,
 )
-from synthagent.worlds.matching import contains
+from synthagent.worlds.inventions import invented
+from synthagent.worlds.matching import canonical, contains
 from synthagent.worlds.spec import Fact, Task
 
 _EXPECTED = {
@@ -29,7 +35,33 @@ _EXPECTED = {
     AgentAction.ANSWER: EpisodeEnd,
 }
 _LIMITS = (EpisodeOutcome.TURN_LIMIT, EpisodeOutcome.TOKEN_LIMIT)
-_TOOL_LIKE = re.compile(r"[_.\-0-9]|[a-z][A-Z]")
+_TOOL_LIKE = re.compile(r"[_. \-0-9]|[a-z][A-Z]")
+_CALLING = re.compile(
+    r"<tool_call>|<answer>"
+    r"|\b(?:call|use|using|invoke|run|try)\b[^.?!]{0,40}\b(?:tool|function|api|endpoint)s?\b",
+    re.IGNORECASE,
+)
+_MARKER = re.compile(
+    r"##+\s*(?:stop|done|end|finish(?:ed)?|transfer|exit)|<\s*/?\s*(?:stop|done|end|exit)\s*/?>"
+    r"|\A\W*(?:stop|done|finished|the end|terminate|exit|quit)\W*\Z",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(
+    r"\b(?:good)?bye\b(?!-)|\bthat(?:'s| is| was| will be) all (?:i|we) (?:need|want|have)"
+    r"|\b(?:we|i)(?:'re| are|'m| am) (?:all )?(?:done|finished) here\b"
+    r"|\b(?:end|close|stop|finish) (?:the|this|our) (?:conversation|chat|session|dialogue|call)\b"
+    r"|\b(?:the|my|this) (?:task|request|job) (?:is|has been) (?:now )?(?:complete|done|finished)\b"
+    r"|\bno (?:further|more) (?:help|assistance|action) (?:is )?(?:needed|required|necessary)\b",
+    re.IGNORECASE,
+)
+_PARTING = re.compile(
+    r"\b(?:anything|something) (?:else|more)\b|\bis that all\b|\bfurther\b|\b(?:good)?bye\b"
+    r"|\b(?:all )?(?:done|finished|complete[d]?)\b",
+    re.IGNORECASE,
+)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
+_RUN = 5
+"""Words in a row that a sentence shares with the workflow by more than chance."""
 
 
 def disorder(events: Sequence[Event]) -> str:
@@ -66,29 +98,98 @@ def _bad_end(events: Sequence[Event], position: int, expected: type) -> str:
     return ""
 
 
+@dataclass
+class Said:
+    """What an episode has brought to the user's ears and out of its mouth so far."""
+
+    task: Task
+    agent: list[str] = field(default_factory=list)
+    revealed: set[str] = field(default_factory=set)
+
+    @property
+    def message(self) -> str:
+        """What the agent said last."""
+        return self.agent[-1] if self.agent else ""
+
+    @property
+    def public(self) -> str:
+        """What the user may say without telling anything: its wish, and what the agent said."""
+        return "\n".join((self.task.instruction, *self.agent))
+
+    def sources(self) -> Iterable[str]:
+        """Everything that a value in a reply may come from."""
+        yield self.held
+        yield from self.agent
+
+    @cached_property
+    def held(self) -> str:
+        """All that the user was given: its wish, background, self and facts."""
+        task = self.task
+        persona = task.persona
+        parts = [task.instruction, task.background, persona.name, persona.role, persona.description]
+        for fact in task.facts:
+            parts += (fact.label, fact.spoken, *fact.ask_terms, *fact.questions, *fact.replies)
+        return "\n".join(parts)
+
+
 def infidelity(task: Task, events: Sequence[Event]) -> str:
-    """What the simulated user did that it must not: reveal unasked, hide a reveal, name a tool."""
-    known: set[str] = set()
-    facts = {fact.fact_id: fact for fact in task.facts}
-    names = [tool.name for tool in task.world.tools if _TOOL_LIKE.search(tool.name)]
-    heard = task.instruction
+    """What the simulated user did that it must not, as far as the engine can tell.
+
+    Looked for in each reply: a wrong report of what it reveals, a leaked hint (a tool's name, a
+    phrase of the workflow), an end that is not the user's to set, a fact that no message had asked
+    for, a value from nowhere.
+    """
+    said = Said(task)
     for event in events:
-        body = event.body
-        if isinstance(body, AgentTurn):
-            heard += f"\n{body.content}"
-        elif isinstance(body, UserReply):
-            where = f"Reply {event.sequence}"
-            if unknown := set(body.revealed) - facts.keys():
-                return f"{where} reveals {min(unknown)}, which is no fact of the task."
-            new = set(body.revealed) - known
-            if reason := _wrong_kind(body, len(new)):
-                return f"{where} {reason}."
-            for name in names:
-                if contains(body.text, name):
-                    return f"{where} names the tool {name}."
-            known |= new
-            if hidden := _hidden_reveal(body.text, facts, known, heard):
-                return f"{where} states {hidden} without reporting it."
+        if isinstance(event.body, UserReply) and (reason := fault(said, event.body)):
+            return f"Reply {event.sequence} {reason}."
+        _note(said, event)
+    return ""
+
+
+def listen(task: Task, events: Sequence[Event]) -> Said:
+    """What a log has brought to the user's ears and out of its mouth."""
+    said = Said(task)
+    for event in events:
+        _note(said, event)
+    return said
+
+
+def _note(said: Said, event: Event) -> None:
+    body = event.body
+    if isinstance(body, AgentTurn) and body.action is AgentAction.MESSAGE:
+        said.agent.append(body.content)
+    elif isinstance(body, UserReply):
+        said.revealed.update(body.revealed)
+
+
+def fault(said: Said, reply: UserReply, *, strict: bool = False) -> str:
+    """What is wrong with a reply after what was said, as "names the tool x"; "" where nothing is.
+
+    `strict` for replies that can still be mended: what may be a coincidence counts, too.
+    """
+    new = set(reply.revealed) - said.revealed
+    return (
+        _wrong_report(said, reply, new)
+        or hint(said, reply.text, strict=strict)
+        or _early_end(said, reply.text)
+        or _unasked(said, new)
+        or _invention(said, reply, strict=strict)
+    )
+
+
+def _wrong_report(said: Said, reply: UserReply, new: set[str]) -> str:
+    facts = {fact.fact_id: fact for fact in said.task.facts}
+    if unknown := set(reply.revealed) - facts.keys():
+        return f"reveals {min(unknown)}, which is no fact of the task"
+    if reason := _wrong_kind(reply, len(new)):
+        return reason
+    for fact_id in reply.revealed:
+        value = facts[fact_id].value
+        if not isinstance(value, bool) and not contains(reply.text, value):
+            return f"claims to state {fact_id} and does not"
+    if hidden := _hidden_reveal(reply.text, facts, said.revealed | new, said.public):
+        return f"states {hidden} without reporting it"
     return ""
 
 
@@ -122,3 +223,54 @@ def _hidden_reveal(text: str, facts: dict[str, Fact], known: set[str], heard: st
         if contains(text, fact.value) and not contains(public, fact.value):
             return fact_id
     return ""
+
+
+def hint(said: Said, text: str, *, strict: bool = False) -> str:
+    """What in a text hints at tools or solution; what the agent itself said is none, by default."""
+    heard = "" if strict else f"{said.public}\n{said.task.background}"
+    for tool in said.task.world.tools:
+        if not _TOOL_LIKE.search(tool.name) or not contains(text, tool.name):
+            continue
+        spaced = " " in tool.name  # "Bus Finder": words that the user may have of its own
+        if not contains("\n".join(said.sources()) if spaced else heard, tool.name):
+            return f"names the tool {tool.name}"
+    found = _CALLING.search(text)
+    if found and found[0].split()[-1].casefold() not in canonical(heard or said.public):
+        return f"speaks of tools ({found[0]!r})"
+    spoken = _runs(text) if said.task.workflow else set()
+    for goal in said.task.workflow:
+        if shared := _runs(goal) & spoken - _runs("\n".join(said.sources())):
+            return f"quotes the workflow ({' '.join(min(shared))!r})"
+    return ""
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", canonical(text))
+    return {tuple(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)}
+
+
+def _early_end(said: Said, text: str) -> str:
+    """An end that the user sets while the agent is at work; the agent alone ends an episode."""
+    if found := _MARKER.search(text):
+        return f"ends the episode ({found[0].strip()!r}) before the agent has answered"
+    found = _ENDING.search(text)
+    if found and not _PARTING.search(said.message):
+        return f"ends the conversation ({found[0]!r}) before the agent has finished"
+    return ""
+
+
+def _unasked(said: Said, new: Iterable[str]) -> str:
+    for fact_id in sorted(new):
+        matcher = matcher_of(said.task)
+        if not any(could_ask(matcher, message, fact_id) for message in reversed(said.agent)):
+            return f"reveals {fact_id}, which the agent had not asked for"
+    return ""
+
+
+def _invention(said: Said, reply: UserReply, *, strict: bool) -> str:
+    """A value from nowhere. Questions state nothing; only `strict` looks at what they name."""
+    sentences = _SENTENCES.split(reply.text)
+    stated = [part for part in sentences if strict or not part.rstrip().endswith("?")]
+    informs = reply.reply in (ReplyKind.REVEALED, ReplyKind.ANSWERED)
+    value = invented(" ".join(stated), said.sources(), strict=strict or informs)
+    return f"states {value!r}, which it has from nowhere" if value else ""

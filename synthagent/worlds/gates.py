@@ -257,14 +257,17 @@ class Examination:
         """After each gold plan the forbidden act is possible, detected, and zeroes the reward."""
         self._need_engine()
         restriction = self.task.restriction
+        probe = restriction.probe
+        if probe is None:
+            raise NotApplicable("there is no probe")
         for run in self.runs:
             performance = self.begin()
             performance.follow(run.plan.steps, self.facts)
             try:
-                performance.follow(restriction.probe.steps, self.facts)
+                performance.follow(probe.steps, self.facts)
             except PlanError as error:
                 raise Failed(f"the probe is not possible: {error}") from error
-            if restriction.probe.steps[-1].expected_error_code:
+            if probe.steps[-1].expected_error_code:
                 raise Failed("the probe's last step must succeed")
             results = self._evaluate(performance.finish(run.answer))
             if restriction.criterion_id not in _lost(results):
@@ -313,11 +316,9 @@ class Examination:
         return {name: reward(preset, shares) for name, preset in REWARD_PRESETS.items()}
 
     def _need_engine(self) -> None:
-        used = {
-            step.tool
-            for plan in (*self.task.gold_plans, self.task.restriction.probe)
-            for step in plan.steps
-        }
+        if not self.task.gold_plans:
+            raise NotApplicable("there is no gold plan: a model answers for the tools")
+        used = {step.tool for plan in self.task.plans for step in plan.steps}
         for tool in self.task.world.tools:
             if tool.name in used and not isinstance(tool.behaviour, SqlProgram):
                 raise NotApplicable(f"tool {tool.name} is {tool.behaviour.kind}, not a program")

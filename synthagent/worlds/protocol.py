@@ -33,9 +33,7 @@ def parse(text: str) -> AgentTurn:
     A call whose JSON is malformed, or names no tool, is still a call: its raw text becomes the
     arguments, so that the agent reads a tool error.
     """
-    spoken = _THINK.sub("", text)
-    if "</think>" in spoken:  # templates may open the block in the prompt
-        spoken = spoken.rpartition("</think>")[2]
+    spoken = without_reasoning(text)
     act = _ACT.search(spoken)
     if act is None:
         return AgentTurn(text=text, action=AgentAction.MESSAGE, content=spoken.strip())
@@ -43,6 +41,14 @@ def parse(text: str) -> AgentTurn:
         return AgentTurn(text=text, action=AgentAction.ANSWER, content=act["answer"].strip())
     tool, arguments = _call(act["call"].strip())
     return AgentTurn(text=text, action=AgentAction.CALL, tool=tool, arguments=arguments)
+
+
+def without_reasoning(text: str) -> str:
+    """The text without its `<think>` blocks; one that is not closed reaches to the end."""
+    spoken = _THINK.sub("", text)
+    if "</think>" in spoken:  # templates may open the block in the prompt
+        spoken = spoken.rpartition("</think>")[2]
+    return spoken
 
 
 def _call(raw: str) -> tuple[str, str]:

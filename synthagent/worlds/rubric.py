@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from synthagent.worlds.checks import JudgementMissing, evaluate
-from synthagent.worlds.engine import EngineFault, Session, WorldImage
+from synthagent.worlds.engine import NOT_AVAILABLE, EngineFault, Session, WorldImage
 from synthagent.worlds.episode import (
     AgentTurn,
     CriterionResult,
@@ -29,7 +29,8 @@ from synthagent.worlds.rewards import (
     outcome_gate,
     reward,
 )
-from synthagent.worlds.spec import SqlProgram, Task
+from synthagent.worlds.spec import BuiltinBehaviour, SimulatedBehaviour, Task
+from synthagent.worlds.versions import canonical, next_version, session_hash
 
 __all__ = [
     "REWARD_PRESETS",
@@ -106,7 +107,7 @@ def _results(
         raise _Invalid(InvalidReason.USER_INFIDELITY, problem)
     try:
         with image.open() as session:
-            _replay(task, session, events)
+            _replay(task, image, session, events)
             return evaluate(task, events, session, judged)
     except EngineFault as fault:
         raise _Invalid(InvalidReason.TOOL_FAULT, str(fault)) from fault
@@ -114,19 +115,36 @@ def _results(
         raise _Invalid(InvalidReason.JUDGE_FAULT, str(missing)) from missing
 
 
-def _replay(task: Task, session: Session, events: Sequence[Event]) -> None:
-    """Makes every call again; calls to tools that no program answers have nothing to compare."""
-    elsewhere = {
-        tool.name for tool in task.world.tools if not isinstance(tool.behaviour, SqlProgram)
+def _replay(task: Task, image: WorldImage, session: Session, events: Sequence[Event]) -> None:
+    """Makes every call again and compares results and states.
+
+    Of a simulated tool's answer only the state can be compared; of a builtin's, nothing.
+    """
+    answered_by_model = {
+        tool.name: tool.changes_state
+        for tool in task.world.tools
+        if isinstance(tool.behaviour, SimulatedBehaviour)
     }
+    builtin = {t.name for t in task.world.tools if isinstance(t.behaviour, BuiltinBehaviour)}
+    version = image.root_version
     last: AgentTurn | None = None
     for event in events:
         body = event.body
         if isinstance(body, AgentTurn):
             last = body
-        elif isinstance(body, ToolResult) and last is not None:
-            compared = last.tool not in elsewhere
-            if compared and session.call(last.tool, last.arguments) != body:
+        elif isinstance(body, ToolResult) and last is not None and last.tool not in builtin:
+            before = session.state_hash
+            replayed = session.call(last.tool, last.arguments)
+            changed = session.state_hash != before
+            if last.tool in answered_by_model and replayed.error_code == NOT_AVAILABLE:
+                changed = body.ok and answered_by_model[last.tool]  # a valid call, so a model's
+                replayed = body
+            if version:
+                if changed:
+                    version = next_version(version, last.tool, canonical(last.arguments))
+                state = session_hash(session.state_hash, version)
+                replayed = replayed.model_copy(update={"state_hash": state})
+            if replayed != body:
                 raise _Invalid(
                     InvalidReason.REPLAY_MISMATCH,
                     f"Event {event.sequence} is not what {last.tool or 'the call'} gives.",

@@ -43,8 +43,10 @@ def information_gap(examination: Examination) -> str:
     }
     for fact in task.facts:
         _check_hidden(fact, shown, choices)
-        if fact.fact_id not in used:
+        if task.gold_plans and fact.fact_id not in used:
             raise Failed(f"fact {fact.fact_id} is used by no argument of a gold plan")
+    if not task.gold_plans:
+        return "only what the agent is shown was searched: there is no gold plan"
     _check_needed(examination)
     return ""
 

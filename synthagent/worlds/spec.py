@@ -260,12 +260,16 @@ class Plan(Value):
 
 
 class Restriction(Value):
-    """The one thing that must not be done, and a way to do it for certification."""
+    """The one thing that must not be done, and a way to do it for certification.
+
+    Without a probe (None) nothing shows that it is possible; only a task without gold plans may
+    lack one.
+    """
 
     text: str = Field(min_length=1)
     reason: str = Field(min_length=1)
     criterion_id: Name
-    probe: Plan
+    probe: Plan | None = None
 
 
 class Persona(Value):
@@ -275,6 +279,17 @@ class Persona(Value):
     role: str
     description: str
     voice: Name
+
+
+class Origin(Value):
+    """The item of another project that a task was imported from.
+
+    `texts` holds, by name, what has no other place in the task, so that export gives it back.
+    """
+
+    format: str = Field(min_length=1)
+    item_id: str = Field(min_length=1)
+    texts: dict[str, str] = Field(default_factory=dict)
 
 
 class GateResult(Value):
@@ -315,18 +330,30 @@ class Task(Value):
     world: World
     facts: tuple[Fact, ...] = ()
     restriction: Restriction
-    gold_plans: tuple[Plan, ...] = Field(min_length=1)
+    gold_plans: tuple[Plan, ...] = ()
     criteria: tuple[Criterion, ...] = Field(min_length=1)
     certificate: Certificate | None = None
+    background: str = Field("", max_length=20_000)
+    workflow: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> Task:
+    def _check_plans(self) -> Task:
+        engine_only = all(isinstance(tool.behaviour, SqlProgram) for tool in self.world.tools)
+        if not self.gold_plans and engine_only:
+            raise ValueError("a task whose tools are all programs needs a gold plan")
+        if self.gold_plans and self.restriction.probe is None:
+            raise ValueError("restriction: a task with gold plans needs a probe")
+        return self
+
+    @model_validator(mode="after")
+    def _check_references(self) -> Task:
         facts = {fact.fact_id for fact in self.facts}
         criteria = {criterion.criterion_id: criterion for criterion in self.criteria}
         tools = {tool.name for tool in self.world.tools}
         if len(facts) != len(self.facts) or len(criteria) != len(self.criteria):
             raise ValueError("a fact_id or criterion_id is used twice")
-        for plan in (*self.gold_plans, self.restriction.probe):
+        for plan in self.plans:
             for step in plan.steps:
                 if step.tool not in tools:
                     raise ValueError(f"plan {plan.plan_id}: no tool {step.tool}")
@@ -345,6 +372,12 @@ class Task(Value):
                 raise ValueError(f"criterion {criterion.criterion_id}: no criterion {after}")
         return self
 
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The gold plans and, where there is one, the probe of the restriction."""
+        probe = self.restriction.probe
+        return self.gold_plans if probe is None else (*self.gold_plans, probe)
+
     def fact(self, fact_id: str) -> Fact:
         """The fact of that identifier. Raises KeyError."""
         for fact in self.facts:
@@ -354,7 +387,16 @@ class Task(Value):
 
 
 def task_digest(task: Task) -> str:
-    """SHA-256 of the task's canonical content without its certificate, in hexadecimal."""
-    return hashlib.sha256(
-        canonical_json(task.model_dump(mode="json", exclude={"certificate"}))
-    ).hexdigest()
+    """SHA-256 of the task's canonical content without its certificate, in hexadecimal.
+
+    Parts that a task may lack count only where it has them, so that a new kind of part leaves the
+    digests of all tasks without it as they were.
+    """
+    content = task.model_dump(mode="json", exclude={"certificate"})
+    for name in ("background", "workflow", "origin"):
+        if not content[name]:
+            del content[name]
+    for criterion in content["criteria"]:
+        if not criterion["source_text"]:
+            del criterion["source_text"]
+    return hashlib.sha256(canonical_json(content)).hexdigest()

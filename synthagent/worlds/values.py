@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Scalar = str | int | float | bool | None
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$", max_length=64)]
+ToolName = Annotated[
+    str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_. -]*[A-Za-z0-9_.-])?$", max_length=64)
+]
 TaskId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 Sql = Annotated[str, Field(min_length=1, max_length=4000)]
 

@@ -43,8 +43,10 @@ class Probe:
 
     async def register(self, server: grpc.aio.Server, _resources: Resources) -> Service:
         rollout = ProbeRollout(self)  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
-        judge_pb2_grpc.add_RubricJudgeServicer_to_server(ProbeJudge(self), server)
-        tool_pb2_grpc.add_ToolMockServicer_to_server(ProbeTools(self), server)
+        judge = ProbeJudge(self)  # type: ignore[abstract]  # the same
+        tools = ProbeTools(self)  # type: ignore[abstract]  # the same
+        judge_pb2_grpc.add_RubricJudgeServicer_to_server(judge, server)
+        tool_pb2_grpc.add_ToolMockServicer_to_server(tools, server)
         rollout_pb2_grpc.add_RolloutServicer_to_server(rollout, server)
         names = ("RubricJudge", "ToolMock", "Rollout")
         return ProbeService(tuple(f"synthagent.api.v1.{name}" for name in names), self)
@@ -86,9 +88,6 @@ class ProbeTools(tool_pb2_grpc.ToolMockServicer):
         while isinstance(await context.read(), tool_pb2.SessionRequest):
             await self._probe.act()
             await context.write(tool_pb2.SessionResponse())
-
-    async def CallTool(self, request: Any, context: Any) -> tool_pb2.CallToolResponse:
-        raise NotImplementedError
 
 
 class ProbeRollout(rollout_pb2_grpc.RolloutServicer):

@@ -31,7 +31,12 @@ TREE = {
     errors.StateDiverged: ("STATE_DIVERGED", grpc.StatusCode.ABORTED),
     errors.Cancelled: ("CANCELLED", grpc.StatusCode.CANCELLED),
     errors.Corrupt: ("CORRUPT", grpc.StatusCode.DATA_LOSS),
+    errors.ModelFault: ("MODEL_FAULT", grpc.StatusCode.ABORTED),
+    errors.ModelRefused: ("MODEL_REFUSED", grpc.StatusCode.ABORTED),
+    errors.ModelTruncated: ("MODEL_TRUNCATED", grpc.StatusCode.ABORTED),
+    errors.ModelMalformed: ("MODEL_MALFORMED", grpc.StatusCode.ABORTED),
     errors.BackendUnavailable: ("BACKEND_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
+    errors.ModelUnavailable: ("MODEL_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE),
 }
 
 

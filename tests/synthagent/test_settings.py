@@ -1,9 +1,10 @@
 import re
+import traceback
 from pathlib import Path
 
 import pytest
 
-from synthagent.settings import PREFIX, Settings, SettingsError, load_settings
+from synthagent.settings import PREFIX, ModelRole, Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,11 @@ def test_an_override_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SYNTHAGENT_PORTS", "SYNTHAGENT_PORT"),
         ("SYNTHAGENT_DRAIN", "SYNTHAGENT_DRAIN_SECONDS"),
         ("synthagent_hots", "SYNTHAGENT_HOST"),
+        ("SYNTHAGENT_JUDGE__MODLE", "SYNTHAGENT_JUDGE__MODEL"),
+        ("SYNTHAGENT_JUGDE__MODLE", "SYNTHAGENT_JUDGE__MODEL"),
+        ("SYNTHAGENT_TEACHER__MAX_TOKEN", "SYNTHAGENT_TEACHER__MAX_TOKENS"),
+        ("SYNTHAGENT_USER__MODEL__NAME", "SYNTHAGENT_USER__MODEL"),
+        ("SYNTHAGENT_PORT__NUMBER", "SYNTHAGENT_PORT"),
     ],
 )
 def test_an_unknown_variable_names_the_closest(
@@ -73,8 +79,43 @@ def test_a_value_that_does_not_fit_says_why(
         load_settings()
 
 
+def test_a_role_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNTHAGENT_TOOL__BASE_URL", "http://localhost:8000/v1")
+    monkeypatch.setenv("SYNTHAGENT_TOOL__MODEL", "small")
+    monkeypatch.setenv("SYNTHAGENT_TOOL__TEMPERATURE", "none")
+    monkeypatch.setenv("SYNTHAGENT_TOOL__API_KEY", "sk-secret")
+    tool = load_settings().tool
+    assert tool is not None
+    assert (tool.model, tool.temperature, tool.max_tokens) == ("small", None, 1024)
+    assert tool.api_key is not None
+    assert tool.api_key.get_secret_value() == "sk-secret"
+    assert load_settings().judge is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({"API_KEY": "sk-secret"}, "JUDGE__BASE_URL is not set, and the judge model needs it"),
+        ({"BASE_URL": "http://h/v1", "API_KEY": "sk-secret"}, "JUDGE__MODEL is not set"),
+        ({"MODEL": "m", "BASE_URL": "http://h/v1", "ATTEMPTS": "0"}, "ATTEMPTS is '0'.*or equal"),
+        ({"MODEL": "m", "BASE_URL": "h:1", "API_KEY": "sk-secret"}, "BASE_URL is 'h:1'"),
+        ({"MODEL": "m", "BASE_URL": "ftp://u:sk-secret@h"}, r"BASE_URL is 'ftp://u:\*\*\*@h'"),
+        ({"": "sk-secret"}, "SYNTHAGENT_JUDGE is no setting by itself"),
+        ({"": '{"api_key": "sk-secret"}'}, "SYNTHAGENT_JUDGE__BASE_URL is not set"),
+    ],
+)
+def test_a_role_that_does_not_fit_says_why_and_never_shows_the_key(
+    variables: dict[str, str], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for field, value in variables.items():
+        monkeypatch.setenv("SYNTHAGENT_JUDGE" + (f"__{field}" if field else ""), value)
+    with pytest.raises(SettingsError, match=text) as caught:
+        load_settings()
+    assert "sk-secret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_every_setting_documents_itself() -> None:
-    for name, field in Settings.model_fields.items():
+    for name, field in (Settings.model_fields | ModelRole.model_fields).items():
         assert field.description, name
         if type(None) in getattr(field.annotation, "__args__", ()):
             assert "none" in field.description.lower(), f"{name}: what does None mean?"
@@ -86,6 +127,13 @@ def test_what_is_printed_hides_the_password() -> None:
     assert set(shown) == set(Settings.model_fields)
     assert shown["database_url"] == "postgresql+psycopg://trainer:***@db:5432/synthagent"
     assert "s3cret" not in str(shown)
+
+
+def test_what_is_printed_hides_keys_and_tokens() -> None:
+    role = {"base_url": "https://sk-secret@host/v1", "model": "m", "api_key": "sk-secret"}
+    shown = load_settings(judge=role, policy_base_url="http://u:sk-secret@host").describe()
+    assert "sk-secret" not in str(shown)
+    assert "https://***@host/v1" in str(shown)
 
 
 def test_home_folders_are_expanded() -> None:

@@ -22,20 +22,27 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from synthagent.api.v1 import task_pb2 as synthagent_dot_api_dot_v1_dot_task__pb2
 from synthagent.api.v1 import trajectory_pb2 as synthagent_dot_api_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsynthagent/api/v1/judge.proto\x12\x11synthagent.api.v1\x1a\"synthagent/api/v1/trajectory.proto\"t\n\x0cJudgeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12(\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x18.synthagent.api.v1.Event\x12\x15\n\rreward_preset\x18\x04 \x01(\t\"<\n\rJudgeResponse\x12+\n\x07verdict\x18\x01 \x01(\x0b\x32\x1a.synthagent.api.v1.Verdict2Y\n\x0bRubricJudge\x12J\n\x05Judge\x12\x1f.synthagent.api.v1.JudgeRequest\x1a .synthagent.api.v1.JudgeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsynthagent/api/v1/judge.proto\x12\x11synthagent.api.v1\x1a\x1csynthagent/api/v1/task.proto\x1a\"synthagent/api/v1/trajectory.proto\"t\n\x0cJudgeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12(\n\x06\x65vents\x18\x03 \x03(\x0b\x32\x18.synthagent.api.v1.Event\x12\x15\n\rreward_preset\x18\x04 \x01(\t\"<\n\rJudgeResponse\x12+\n\x07verdict\x18\x01 \x01(\x0b\x32\x1a.synthagent.api.v1.Verdict\"\xb2\x01\n\x15JudgeCriterionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\x07task_id\x18\x02 \x01(\tH\x00\x12\'\n\x04task\x18\x03 \x01(\x0b\x32\x17.synthagent.api.v1.TaskH\x00\x12(\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x18.synthagent.api.v1.Event\x12\x14\n\x0c\x63riterion_id\x18\x05 \x01(\tB\t\n\x07subject\"}\n\x16JudgeCriterionResponse\x12/\n\tjudgement\x18\x01 \x01(\x0e\x32\x1c.synthagent.api.v1.Judgement\x12\x32\n\x06result\x18\x02 \x01(\x0b\x32\".synthagent.api.v1.CriterionResult*b\n\tJudgement\x12\x19\n\x15JUDGEMENT_UNSPECIFIED\x10\x00\x12\x11\n\rJUDGEMENT_YES\x10\x01\x12\x10\n\x0cJUDGEMENT_NO\x10\x02\x12\x15\n\x11JUDGEMENT_ABSTAIN\x10\x03\x32\xc0\x01\n\x0bRubricJudge\x12J\n\x05Judge\x12\x1f.synthagent.api.v1.JudgeRequest\x1a .synthagent.api.v1.JudgeResponse\x12\x65\n\x0eJudgeCriterion\x12(.synthagent.api.v1.JudgeCriterionRequest\x1a).synthagent.api.v1.JudgeCriterionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synthagent.api.v1.judge_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JUDGEREQUEST']._serialized_start=88
-  _globals['_JUDGEREQUEST']._serialized_end=204
-  _globals['_JUDGERESPONSE']._serialized_start=206
-  _globals['_JUDGERESPONSE']._serialized_end=266
-  _globals['_RUBRICJUDGE']._serialized_start=268
-  _globals['_RUBRICJUDGE']._serialized_end=357
+  _globals['_JUDGEMENT']._serialized_start=606
+  _globals['_JUDGEMENT']._serialized_end=704
+  _globals['_JUDGEREQUEST']._serialized_start=118
+  _globals['_JUDGEREQUEST']._serialized_end=234
+  _globals['_JUDGERESPONSE']._serialized_start=236
+  _globals['_JUDGERESPONSE']._serialized_end=296
+  _globals['_JUDGECRITERIONREQUEST']._serialized_start=299
+  _globals['_JUDGECRITERIONREQUEST']._serialized_end=477
+  _globals['_JUDGECRITERIONRESPONSE']._serialized_start=479
+  _globals['_JUDGECRITERIONRESPONSE']._serialized_end=604
+  _globals['_RUBRICJUDGE']._serialized_start=707
+  _globals['_RUBRICJUDGE']._serialized_end=899
 # @@protoc_insertion_point(module_scope)

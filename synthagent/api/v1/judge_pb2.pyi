@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from synthagent.api.v1 import task_pb2 as _task_pb2
 from synthagent.api.v1 import trajectory_pb2 as _trajectory_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +20,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Judgement:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JudgementEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Judgement.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JUDGEMENT_UNSPECIFIED: _Judgement.ValueType  # 0
+    """Not set. Refused."""
+    JUDGEMENT_YES: _Judgement.ValueType  # 1
+    """It is satisfied."""
+    JUDGEMENT_NO: _Judgement.ValueType  # 2
+    """It is not."""
+    JUDGEMENT_ABSTAIN: _Judgement.ValueType  # 3
+    """The votes do not decide."""
+
+class Judgement(_Judgement, metaclass=_JudgementEnumTypeWrapper):
+    """What a model makes of a criterion."""
+
+JUDGEMENT_UNSPECIFIED: Judgement.ValueType  # 0
+"""Not set. Refused."""
+JUDGEMENT_YES: Judgement.ValueType  # 1
+"""It is satisfied."""
+JUDGEMENT_NO: Judgement.ValueType  # 2
+"""It is not."""
+JUDGEMENT_ABSTAIN: Judgement.ValueType  # 3
+"""The votes do not decide."""
+Global___Judgement: _TypeAlias = Judgement  # noqa: Y015
 
 @_typing.final
 class JudgeRequest(_message.Message):
@@ -78,3 +108,75 @@ class JudgeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JudgeResponse: _TypeAlias = JudgeResponse  # noqa: Y015
+
+@_typing.final
+class JudgeCriterionRequest(_message.Message):
+    """Asks about one criterion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CRITERION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Caller's key for idempotency: 1-64 characters. Required."""
+    task_id: _builtins.str
+    """A stored task."""
+    criterion_id: _builtins.str
+    """Criterion of the task. Required."""
+    @_builtins.property
+    def task(self) -> _task_pb2.Task:
+        """A task given whole. It is neither stored nor certified, since no reward comes of it."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_trajectory_pb2.Event]:
+        """The event log. Need not have ended."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        task: _task_pb2.Task | None = ...,
+        events: _abc.Iterable[_trajectory_pb2.Event] | None = ...,
+        criterion_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criterion_id", b"criterion_id", "events", b"events", "request_id", b"request_id", "subject", b"subject", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["task_id", "task"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___JudgeCriterionRequest: _TypeAlias = JudgeCriterionRequest  # noqa: Y015
+
+@_typing.final
+class JudgeCriterionResponse(_message.Message):
+    """The judgement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JUDGEMENT_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    judgement: Global___Judgement.ValueType
+    """What most votes say."""
+    @_builtins.property
+    def result(self) -> _trajectory_pb2.CriterionResult:
+        """Evidence, rationale and votes; `satisfied` is false where the judgement is to abstain."""
+
+    def __init__(
+        self,
+        *,
+        judgement: Global___Judgement.ValueType = ...,
+        result: _trajectory_pb2.CriterionResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judgement", b"judgement", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeCriterionResponse: _TypeAlias = JudgeCriterionResponse  # noqa: Y015

@@ -40,6 +40,11 @@ class RubricJudgeStub:
                 request_serializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeRequest.SerializeToString,
                 response_deserializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeResponse.FromString,
                 _registered_method=True)
+        self.JudgeCriterion = channel.unary_unary(
+                '/synthagent.api.v1.RubricJudge/JudgeCriterion',
+                request_serializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeCriterionRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeCriterionResponse.FromString,
+                _registered_method=True)
 
 
 class RubricJudgeServicer:
@@ -50,7 +55,18 @@ class RubricJudgeServicer:
         """Replays the calls, evaluates every criterion and returns a reward, or INVALID with a reason
         where a fault that is not the agent's touched the episode. Idempotent by `request_id`. Errors:
         NOT_FOUND (task), FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (unknown
-        preset), ALREADY_EXISTS (request_id used with other content).
+        preset), ALREADY_EXISTS (request_id used with other content), UNAVAILABLE (a model that has to
+        judge cannot be reached; nothing is stored, so a repeat judges).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JudgeCriterion(self, request, context):
+        """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
+        calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
+        criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
+        ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +79,11 @@ def add_RubricJudgeServicer_to_server(servicer, server):
                     servicer.Judge,
                     request_deserializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeRequest.FromString,
                     response_serializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeResponse.SerializeToString,
+            ),
+            'JudgeCriterion': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeCriterion,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeCriterionRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeCriterionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +114,33 @@ class RubricJudge:
             '/synthagent.api.v1.RubricJudge/Judge',
             synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeRequest.SerializeToString,
             synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeCriterion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthagent.api.v1.RubricJudge/JudgeCriterion',
+            synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeCriterionRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_judge__pb2.JudgeCriterionResponse.FromString,
             options,
             channel_credentials,
             insecure,

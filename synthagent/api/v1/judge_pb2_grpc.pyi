@@ -37,7 +37,14 @@ class RubricJudgeStub:
     """Replays the calls, evaluates every criterion and returns a reward, or INVALID with a reason
     where a fault that is not the agent's touched the episode. Idempotent by `request_id`. Errors:
     NOT_FOUND (task), FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (unknown
-    preset), ALREADY_EXISTS (request_id used with other content).
+    preset), ALREADY_EXISTS (request_id used with other content), UNAVAILABLE (a model that has to
+    judge cannot be reached; nothing is stored, so a repeat judges).
+    """
+    JudgeCriterion: _grpc.UnaryUnaryMultiCallable[_judge_pb2.JudgeCriterionRequest, _judge_pb2.JudgeCriterionResponse]
+    """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
+    calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
+    criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
+    ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
     """
 
 @_typing.type_check_only
@@ -49,7 +56,14 @@ class RubricJudgeAsyncStub(RubricJudgeStub):
     """Replays the calls, evaluates every criterion and returns a reward, or INVALID with a reason
     where a fault that is not the agent's touched the episode. Idempotent by `request_id`. Errors:
     NOT_FOUND (task), FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (unknown
-    preset), ALREADY_EXISTS (request_id used with other content).
+    preset), ALREADY_EXISTS (request_id used with other content), UNAVAILABLE (a model that has to
+    judge cannot be reached; nothing is stored, so a repeat judges).
+    """
+    JudgeCriterion: _aio.UnaryUnaryMultiCallable[_judge_pb2.JudgeCriterionRequest, _judge_pb2.JudgeCriterionResponse]  # type: ignore[assignment]
+    """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
+    calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
+    criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
+    ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
     """
 
 class RubricJudgeServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +78,20 @@ class RubricJudgeServicer(metaclass=_abc_1.ABCMeta):
         """Replays the calls, evaluates every criterion and returns a reward, or INVALID with a reason
         where a fault that is not the agent's touched the episode. Idempotent by `request_id`. Errors:
         NOT_FOUND (task), FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (unknown
-        preset), ALREADY_EXISTS (request_id used with other content).
+        preset), ALREADY_EXISTS (request_id used with other content), UNAVAILABLE (a model that has to
+        judge cannot be reached; nothing is stored, so a repeat judges).
+        """
+
+    @_abc_1.abstractmethod
+    def JudgeCriterion(
+        self,
+        request: _judge_pb2.JudgeCriterionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_judge_pb2.JudgeCriterionResponse, _abc.Awaitable[_judge_pb2.JudgeCriterionResponse]]:
+        """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
+        calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
+        criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
+        ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
         """
 
 def add_RubricJudgeServicer_to_server(servicer: RubricJudgeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -119,6 +119,40 @@ class PolicyAgent(_message.Message):
 Global___PolicyAgent: _TypeAlias = PolicyAgent  # noqa: Y015
 
 @_typing.final
+class ModelAgent(_message.Message):
+    """Acts by the chat model of a role, at the OpenAI-compatible server configured for it. Trajectories
+    carry its texts and no tokens.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    MAX_TURN_TOKENS_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """Role whose model acts: "teacher". Empty means "teacher"."""
+    temperature: _builtins.float
+    """Temperature, 0 to 2. Absent means that of the role."""
+    max_turn_tokens: _builtins.int
+    """Most tokens of one turn: 1 to 32,768. Default (0) means that of the role."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        temperature: _builtins.float | None = ...,
+        max_turn_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "temperature", b"temperature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "max_turn_tokens", b"max_turn_tokens", "role", b"role", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+
+Global___ModelAgent: _TypeAlias = ModelAgent  # noqa: Y015
+
+@_typing.final
 class TaskSelection(_message.Message):
     """Which tasks a run works on."""
 
@@ -198,6 +232,7 @@ class RunSpec(_message.Message):
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     GROUP_SIZE_FIELD_NUMBER: _builtins.int
     MAX_TURNS_FIELD_NUMBER: _builtins.int
@@ -219,6 +254,10 @@ class RunSpec(_message.Message):
         """A policy model."""
 
     @_builtins.property
+    def model(self) -> Global___ModelAgent:
+        """A chat model."""
+
+    @_builtins.property
     def tasks(self) -> Global___TaskSelection:
         """Which tasks. Required."""
 
@@ -231,6 +270,7 @@ class RunSpec(_message.Message):
         *,
         reference: Global___ReferenceAgent.ValueType = ...,
         policy: Global___PolicyAgent | None = ...,
+        model: Global___ModelAgent | None = ...,
         tasks: Global___TaskSelection | None = ...,
         group_size: _builtins.int = ...,
         max_turns: _builtins.int = ...,
@@ -238,11 +278,11 @@ class RunSpec(_message.Message):
         seed: _builtins.int = ...,
         training: Global___TrainingSteps | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "policy", b"policy", "reference", b"reference", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "model", b"model", "policy", b"policy", "reference", b"reference", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "group_size", b"group_size", "max_turns", b"max_turns", "policy", b"policy", "reference", b"reference", "reward_preset", b"reward_preset", "seed", b"seed", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "group_size", b"group_size", "max_turns", b"max_turns", "model", b"model", "policy", b"policy", "reference", b"reference", "reward_preset", b"reward_preset", "seed", b"seed", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_agent: _TypeAlias = _typing.Literal["reference", "policy"]  # noqa: Y015
+    _WhichOneofReturnType_agent: _TypeAlias = _typing.Literal["reference", "policy", "model"]  # noqa: Y015
     _WhichOneofArgType_agent: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_agent) -> _WhichOneofReturnType_agent | None: ...
 

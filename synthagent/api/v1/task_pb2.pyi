@@ -23,6 +23,58 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Teacher:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TeacherEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Teacher.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TEACHER_UNSPECIFIED: _Teacher.ValueType  # 0
+    """Not set: the programmatic teacher."""
+    TEACHER_PROGRAM: _Teacher.ValueType  # 1
+    """Composes them from the domain files, without any model. A pure function of the seed."""
+    TEACHER_MODEL: _Teacher.ValueType  # 2
+    """A language model writes them, step by step."""
+
+class Teacher(_Teacher, metaclass=_TeacherEnumTypeWrapper):
+    """Who makes the tasks of a synthesis."""
+
+TEACHER_UNSPECIFIED: Teacher.ValueType  # 0
+"""Not set: the programmatic teacher."""
+TEACHER_PROGRAM: Teacher.ValueType  # 1
+"""Composes them from the domain files, without any model. A pure function of the seed."""
+TEACHER_MODEL: Teacher.ValueType  # 2
+"""A language model writes them, step by step."""
+Global___Teacher: _TypeAlias = Teacher  # noqa: Y015
+
+class _ToolKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_KIND_UNSPECIFIED: _ToolKind.ValueType  # 0
+    """Not set: simulated tools."""
+    TOOL_KIND_SIMULATED: _ToolKind.ValueType  # 1
+    """Tools that a model answers through the ledger; the rubric is judged, the gates that need an
+    engine do not apply.
+    """
+    TOOL_KIND_SQL: _ToolKind.ValueType  # 2
+    """Declarative tools over tables; every gate applies, and a failed one is fed back for repair."""
+
+class ToolKind(_ToolKind, metaclass=_ToolKindEnumTypeWrapper):
+    """What kind of tools a model teacher writes."""
+
+TOOL_KIND_UNSPECIFIED: ToolKind.ValueType  # 0
+"""Not set: simulated tools."""
+TOOL_KIND_SIMULATED: ToolKind.ValueType  # 1
+"""Tools that a model answers through the ledger; the rubric is judged, the gates that need an
+engine do not apply.
+"""
+TOOL_KIND_SQL: ToolKind.ValueType  # 2
+"""Declarative tools over tables; every gate applies, and a failed one is fed back for repair."""
+Global___ToolKind: _TypeAlias = ToolKind  # noqa: Y015
+
 class _Split:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -436,7 +488,9 @@ class Tool(_message.Message):
     SIMULATED_FIELD_NUMBER: _builtins.int
     BUILTIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name as the agent sees it, unique in its world: [A-Za-z][A-Za-z0-9_.-]*, at most 64 characters."""
+    """Name as the agent sees it, unique in its world: [A-Za-z][A-Za-z0-9_. -]*, at most 64 characters,
+    without a space at the end.
+    """
     description: _builtins.str
     """What the agent reads about it, at most 1,000 characters."""
     input_schema_json: _builtins.str
@@ -643,7 +697,9 @@ class Restriction(_message.Message):
     """The criterion of SECTION_POLICY that detects it."""
     @_builtins.property
     def probe(self) -> Global___Plan:
-        """A way to do it, which certification runs to see that it is possible and detected."""
+        """A way to do it, which certification runs to see that it is possible and detected. May be absent
+        only on a task without gold plans.
+        """
 
     def __init__(
         self,
@@ -895,6 +951,7 @@ class Criterion(_message.Message):
     ASKED_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
+    SOURCE_TEXT_FIELD_NUMBER: _builtins.int
     criterion_id: _builtins.str
     """Identifier, unique in its task: [a-z][a-z0-9_]*."""
     section: Global___Section.ValueType
@@ -903,6 +960,8 @@ class Criterion(_message.Message):
     """What it asks for, in one sentence."""
     weight: _builtins.float
     """Weight in its section, above 0. Default (0) means 1."""
+    source_text: _builtins.str
+    """Text that the criterion was made from, as imported or as the teacher wrote it. May be empty."""
     @_builtins.property
     def state(self) -> Global___StateCheck:
         """By a predicate over the final state."""
@@ -940,10 +999,11 @@ class Criterion(_message.Message):
         asked: Global___AskedCheck | None = ...,
         answer: Global___AnswerCheck | None = ...,
         judged: Global___JudgedCheck | None = ...,
+        source_text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "asked", b"asked", "called", b"called", "check", b"check", "forbidden", b"forbidden", "judged", b"judged", "state", b"state"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "asked", b"asked", "called", b"called", "check", b"check", "criterion_id", b"criterion_id", "description", b"description", "forbidden", b"forbidden", "judged", b"judged", "section", b"section", "state", b"state", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "asked", b"asked", "called", b"called", "check", b"check", "criterion_id", b"criterion_id", "description", b"description", "forbidden", b"forbidden", "judged", b"judged", "section", b"section", "source_text", b"source_text", "state", b"state", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_check: _TypeAlias = _typing.Literal["state", "called", "forbidden", "asked", "answer", "judged"]  # noqa: Y015
     _WhichOneofArgType_check: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
@@ -1068,6 +1128,9 @@ class Task(_message.Message):
     GOLD_PLANS_FIELD_NUMBER: _builtins.int
     CRITERIA_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Identifier: [a-z0-9][a-z0-9-]*, at most 64 characters. Derived from the content by our teachers."""
     split: Global___Split.ValueType
@@ -1084,6 +1147,8 @@ class Task(_message.Message):
     """Seed from which the teacher made it; 0 where there was none."""
     instruction: _builtins.str
     """What the agent is told: one or two sentences, without private facts or tool names."""
+    background: _builtins.str
+    """What only the user knows beyond the typed facts, as running text. May be empty."""
     @_builtins.property
     def persona(self) -> Global___Persona:
         """Who asks."""
@@ -1102,7 +1167,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def gold_plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
-        """Ways to succeed, at least one."""
+        """Ways to succeed, at least one. May be empty only where some tool is simulated or builtin."""
 
     @_builtins.property
     def criteria(self) -> _containers.RepeatedCompositeFieldContainer[Global___Criterion]:
@@ -1111,6 +1176,14 @@ class Task(_message.Message):
     @_builtins.property
     def certificate(self) -> Global___Certificate:
         """Proof of admission. Absent on a task that was not certified yet; ignored on import."""
+
+    @_builtins.property
+    def workflow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parameter-free workflow: sub-goals in order, as the teacher planned them. May be empty."""
+
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """Where it was imported from. Absent on tasks of our teachers."""
 
     def __init__(
         self,
@@ -1130,14 +1203,69 @@ class Task(_message.Message):
         gold_plans: _abc.Iterable[Global___Plan] | None = ...,
         criteria: _abc.Iterable[Global___Criterion] | None = ...,
         certificate: Global___Certificate | None = ...,
+        background: _builtins.str = ...,
+        workflow: _abc.Iterable[_builtins.str] | None = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "persona", b"persona", "restriction", b"restriction", "world", b"world"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "origin", b"origin", "persona", b"persona", "restriction", b"restriction", "world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "criteria", b"criteria", "difficulty", b"difficulty", "domain", b"domain", "facts", b"facts", "family", b"family", "gold_plans", b"gold_plans", "instruction", b"instruction", "persona", b"persona", "restriction", b"restriction", "seed", b"seed", "split", b"split", "task_id", b"task_id", "teacher", b"teacher", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "certificate", b"certificate", "criteria", b"criteria", "difficulty", b"difficulty", "domain", b"domain", "facts", b"facts", "family", b"family", "gold_plans", b"gold_plans", "instruction", b"instruction", "origin", b"origin", "persona", b"persona", "restriction", b"restriction", "seed", b"seed", "split", b"split", "task_id", b"task_id", "teacher", b"teacher", "workflow", b"workflow", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Origin(_message.Message):
+    """The item of another project that a task was imported from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TextsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    """Name of the format ("synthagent")."""
+    item_id: _builtins.str
+    """Identifier in the source."""
+    @_builtins.property
+    def texts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Texts of the item that have no other place in the task, by name, so that export gives them back."""
+
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        item_id: _builtins.str = ...,
+        texts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "item_id", b"item_id", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
 
 @_typing.final
 class TaskSummary(_message.Message):
@@ -1153,6 +1281,7 @@ class TaskSummary(_message.Message):
     TOOL_COUNT_FIELD_NUMBER: _builtins.int
     FACT_COUNT_FIELD_NUMBER: _builtins.int
     GOLD_STEP_COUNT_FIELD_NUMBER: _builtins.int
+    TEACHER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Identifier."""
     split: Global___Split.ValueType
@@ -1168,7 +1297,9 @@ class TaskSummary(_message.Message):
     fact_count: _builtins.int
     """Number of private facts."""
     gold_step_count: _builtins.int
-    """Number of calls in the first gold plan."""
+    """Number of calls in the first gold plan; 0 where there is none."""
+    teacher: _builtins.str
+    """Teacher that made it."""
     def __init__(
         self,
         *,
@@ -1180,10 +1311,11 @@ class TaskSummary(_message.Message):
         tool_count: _builtins.int = ...,
         fact_count: _builtins.int = ...,
         gold_step_count: _builtins.int = ...,
+        teacher: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["difficulty", b"difficulty", "domain", b"domain", "fact_count", b"fact_count", "gold_step_count", b"gold_step_count", "instruction", b"instruction", "split", b"split", "task_id", b"task_id", "tool_count", b"tool_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difficulty", b"difficulty", "domain", b"domain", "fact_count", b"fact_count", "gold_step_count", b"gold_step_count", "instruction", b"instruction", "split", b"split", "task_id", b"task_id", "teacher", b"teacher", "tool_count", b"tool_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1201,6 +1333,8 @@ class SynthesizeTasksRequest(_message.Message):
     DIFFICULTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     DOMAINS_FIELD_NUMBER: _builtins.int
+    TEACHER_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Caller's key for idempotency: 1-64 characters. Required."""
     count: _builtins.int
@@ -1211,9 +1345,15 @@ class SynthesizeTasksRequest(_message.Message):
     """Named level of difficulty. Empty means "standard"."""
     seed: _builtins.int
     """Seed; the same seed and settings give the same tasks, byte for byte. Default 0 is a seed too."""
+    teacher: Global___Teacher.ValueType
+    """Who makes the tasks. Default: the programmatic teacher."""
     @_builtins.property
     def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Domains to draw from; must belong to the split. None means all of the split."""
+
+    @_builtins.property
+    def model(self) -> Global___ModelTeacher:
+        """How a model teacher works. Refused with another teacher."""
 
     def __init__(
         self,
@@ -1224,14 +1364,100 @@ class SynthesizeTasksRequest(_message.Message):
         difficulty: _builtins.str = ...,
         seed: _builtins.int = ...,
         domains: _abc.Iterable[_builtins.str] | None = ...,
+        teacher: Global___Teacher.ValueType = ...,
+        model: Global___ModelTeacher | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "difficulty", b"difficulty", "domains", b"domains", "request_id", b"request_id", "seed", b"seed", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "difficulty", b"difficulty", "domains", b"domains", "model", b"model", "request_id", b"request_id", "seed", b"seed", "split", b"split", "teacher", b"teacher"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SynthesizeTasksRequest: _TypeAlias = SynthesizeTasksRequest  # noqa: Y015
+
+@_typing.final
+class ModelTeacher(_message.Message):
+    """How a model teacher works."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_KIND_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    MIN_SOLUTIONS_FIELD_NUMBER: _builtins.int
+    PERSONA_SET_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    ITEMS_PER_TASK_FIELD_NUMBER: _builtins.int
+    tool_kind: Global___ToolKind.ValueType
+    """Kind of tools to write. Default: simulated."""
+    attempts: _builtins.int
+    """Attempts at each task by the teacher itself: 1 to 16. Default (0) means 4. Not made for
+    TOOL_KIND_SQL, whose gold plans are executed instead.
+    """
+    min_solutions: _builtins.int
+    """Attempts that must succeed for the task to be kept: 1 to `attempts`. Default (0) means 2."""
+    persona_set: _builtins.str
+    """Set of personas to draw from. Empty means the generated ones."""
+    repairs: _builtins.int
+    """Times that a product which breaks a rule or fails a gate goes back to the model with the reason:
+    0 to 8. Absent means 2.
+    """
+    items_per_task: _builtins.int
+    """Most items to try for each task that is asked for: 1 to 100. Default (0) means 10."""
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteWeight]:
+        """Wanted mix of routes. A dimension that is not named here is drawn evenly."""
+
+    def __init__(
+        self,
+        *,
+        tool_kind: Global___ToolKind.ValueType = ...,
+        attempts: _builtins.int = ...,
+        min_solutions: _builtins.int = ...,
+        persona_set: _builtins.str = ...,
+        routes: _abc.Iterable[Global___RouteWeight] | None = ...,
+        repairs: _builtins.int | None = ...,
+        items_per_task: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_repairs", b"_repairs", "repairs", b"repairs"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_repairs", b"_repairs", "attempts", b"attempts", "items_per_task", b"items_per_task", "min_solutions", b"min_solutions", "persona_set", b"persona_set", "repairs", b"repairs", "routes", b"routes", "tool_kind", b"tool_kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__repairs: _TypeAlias = _typing.Literal["repairs"]  # noqa: Y015
+    _WhichOneofArgType__repairs: _TypeAlias = _typing.Literal["_repairs", b"_repairs"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repairs) -> _WhichOneofReturnType__repairs | None: ...
+
+Global___ModelTeacher: _TypeAlias = ModelTeacher  # noqa: Y015
+
+@_typing.final
+class RouteWeight(_message.Message):
+    """The weight of one value of one route dimension."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    dimension: _builtins.str
+    """Dimension: "domain", "persona", "tool_family", "length" or "difficulty"."""
+    value: _builtins.str
+    """Value of the dimension."""
+    weight: _builtins.float
+    """Weight, at least 0, relative to the other values named for the dimension."""
+    def __init__(
+        self,
+        *,
+        dimension: _builtins.str = ...,
+        value: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "value", b"value", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteWeight: _TypeAlias = RouteWeight  # noqa: Y015
 
 @_typing.final
 class SynthesisProgress(_message.Message):
@@ -1263,15 +1489,27 @@ class SynthesisProgress(_message.Message):
     ADMITTED_FIELD_NUMBER: _builtins.int
     ATTEMPTED_FIELD_NUMBER: _builtins.int
     REJECTED_BY_GATE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    ROUTE_DISTANCE_FIELD_NUMBER: _builtins.int
     requested: _builtins.int
     """Tasks asked for."""
     admitted: _builtins.int
     """Tasks admitted so far."""
     attempted: _builtins.int
     """Tasks composed so far, admitted or not."""
+    route_distance: _builtins.float
+    """Total variation distance, 0 to 1, between the wanted and the admitted mix of routes, the mean
+    over dimensions. 0 with the programmatic teacher.
+    """
     @_builtins.property
     def rejected_by_gate(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Rejections by name of the gate that failed first ("novelty")."""
+        """Rejections by name of the gate that failed first ("novelty"), or of the teacher's step that gave
+        it up ("tool_check").
+        """
+
+    @_builtins.property
+    def usage(self) -> Global___ModelUsage:
+        """What models used for it, retries and rejected items included. Zero with the programmatic teacher."""
 
     def __init__(
         self,
@@ -1280,14 +1518,405 @@ class SynthesisProgress(_message.Message):
         admitted: _builtins.int = ...,
         attempted: _builtins.int = ...,
         rejected_by_gate: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        usage: Global___ModelUsage | None = ...,
+        route_distance: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempted", b"attempted", "rejected_by_gate", b"rejected_by_gate", "requested", b"requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempted", b"attempted", "rejected_by_gate", b"rejected_by_gate", "requested", b"requested", "route_distance", b"route_distance", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SynthesisProgress: _TypeAlias = SynthesisProgress  # noqa: Y015
+
+@_typing.final
+class ModelUsage(_message.Message):
+    """What calls of models cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    calls: _builtins.int
+    """Calls answered."""
+    prompt_tokens: _builtins.int
+    """Tokens read."""
+    completion_tokens: _builtins.int
+    """Tokens written."""
+    cost: _builtins.float
+    """Cost by the configured prices, in the currency that they are given in."""
+    seconds: _builtins.float
+    """Seconds spent waiting for answers, summed over calls."""
+    def __init__(
+        self,
+        *,
+        calls: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        cost: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "completion_tokens", b"completion_tokens", "cost", b"cost", "prompt_tokens", b"prompt_tokens", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelUsage: _TypeAlias = ModelUsage  # noqa: Y015
+
+@_typing.final
+class GetSynthesisRequest(_message.Message):
+    """Asks what became of a synthesis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its request_id. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSynthesisRequest: _TypeAlias = GetSynthesisRequest  # noqa: Y015
+
+@_typing.final
+class GetSynthesisResponse(_message.Message):
+    """What became of a synthesis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    YIELD_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_ADMITTED_FIELD_NUMBER: _builtins.int
+    COST_PER_ADMITTED_FIELD_NUMBER: _builtins.int
+    SECONDS_PER_ADMITTED_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    tokens_per_admitted: _builtins.float
+    """Tokens, read and written, for each admitted task; 0 where there is none."""
+    cost_per_admitted: _builtins.float
+    """Cost for each admitted task; 0 where there is none."""
+    seconds_per_admitted: _builtins.float
+    """Seconds of model time for each admitted task; 0 where there is none."""
+    @_builtins.property
+    def progress(self) -> Global___SynthesisProgress:
+        """How far it is."""
+
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteShare]:
+        """The mix of routes, wanted and reached."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___SynthesisProgress | None = ...,
+        tokens_per_admitted: _builtins.float = ...,
+        cost_per_admitted: _builtins.float = ...,
+        seconds_per_admitted: _builtins.float = ...,
+        routes: _abc.Iterable[Global___RouteShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_per_admitted", b"cost_per_admitted", "progress", b"progress", "routes", b"routes", "seconds_per_admitted", b"seconds_per_admitted", "tokens_per_admitted", b"tokens_per_admitted", "yield", b"yield"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSynthesisResponse: _TypeAlias = GetSynthesisResponse  # noqa: Y015
+
+@_typing.final
+class RouteShare(_message.Message):
+    """How often one value of one route dimension was wanted and came out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    ATTEMPTED_FIELD_NUMBER: _builtins.int
+    dimension: _builtins.str
+    """Dimension."""
+    value: _builtins.str
+    """Value."""
+    target: _builtins.float
+    """Wanted share of the admitted tasks, 0 to 1."""
+    admitted: _builtins.float
+    """Share of the admitted tasks, 0 to 1."""
+    attempted: _builtins.int
+    """Items tried on it."""
+    def __init__(
+        self,
+        *,
+        dimension: _builtins.str = ...,
+        value: _builtins.str = ...,
+        target: _builtins.float = ...,
+        admitted: _builtins.float = ...,
+        attempted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "attempted", b"attempted", "dimension", b"dimension", "target", b"target", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteShare: _TypeAlias = RouteShare  # noqa: Y015
+
+@_typing.final
+class SynthesisItem(_message.Message):
+    """One attempt of a synthesis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RouteEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REJECTED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Number of the attempt in its request, from 0."""
+    task_id: _builtins.str
+    """Task that it gave; empty where it was rejected."""
+    rejected_by: _builtins.str
+    """Gate that refused it, or step of the teacher that gave it up; empty where it was admitted."""
+    reason: _builtins.str
+    """Why, in one sentence; empty where it was admitted."""
+    @_builtins.property
+    def route(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Route by dimension. Empty with the programmatic teacher."""
+
+    @_builtins.property
+    def usage(self) -> Global___ModelUsage:
+        """What models used for it."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        rejected_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        route: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        usage: Global___ModelUsage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "reason", b"reason", "rejected_by", b"rejected_by", "route", b"route", "task_id", b"task_id", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SynthesisItem: _TypeAlias = SynthesisItem  # noqa: Y015
+
+@_typing.final
+class ListSynthesisItemsRequest(_message.Message):
+    """Asks for a page of attempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The synthesis's request_id. Required."""
+    page_size: _builtins.int
+    """Most items to return: 1 to 1,000. Default (0) means 100."""
+    page_token: _builtins.str
+    """Where to go on. Empty means from the start."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSynthesisItemsRequest: _TypeAlias = ListSynthesisItemsRequest  # noqa: Y015
+
+@_typing.final
+class ListSynthesisItemsResponse(_message.Message):
+    """A page of attempts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last one."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___SynthesisItem]:
+        """The attempts in order."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___SynthesisItem] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSynthesisItemsResponse: _TypeAlias = ListSynthesisItemsResponse  # noqa: Y015
+
+@_typing.final
+class ImportPersonasRequest(_message.Message):
+    """Gives personas to store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PERSONA_SET_FIELD_NUMBER: _builtins.int
+    PERSONAS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Caller's key for idempotency: 1-64 characters. Required."""
+    persona_set: _builtins.str
+    """Set to add them to: [a-z0-9][a-z0-9-]*, at most 48 characters, not "generated". Required."""
+    @_builtins.property
+    def personas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Persona]:
+        """Personas, 1 to 1,000, each with at least a description."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        persona_set: _builtins.str = ...,
+        personas: _abc.Iterable[Global___Persona] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["persona_set", b"persona_set", "personas", b"personas", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPersonasRequest: _TypeAlias = ImportPersonasRequest  # noqa: Y015
+
+@_typing.final
+class ImportPersonasResponse(_message.Message):
+    """The result of an import of personas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STORED_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    stored: _builtins.int
+    """Personas that are new in the set."""
+    duplicates: _builtins.int
+    """Personas that the set held already."""
+    total: _builtins.int
+    """Personas in the set now."""
+    def __init__(
+        self,
+        *,
+        stored: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "stored", b"stored", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPersonasResponse: _TypeAlias = ImportPersonasResponse  # noqa: Y015
+
+@_typing.final
+class ListPersonasRequest(_message.Message):
+    """Asks for a page of personas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSONA_SET_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    persona_set: _builtins.str
+    """Set; "generated" names our own. Required."""
+    page_size: _builtins.int
+    """Most personas to return: 1 to 1,000. Default (0) means 100."""
+    page_token: _builtins.str
+    """Where to go on. Empty means from the start."""
+    def __init__(
+        self,
+        *,
+        persona_set: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "persona_set", b"persona_set"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPersonasRequest: _TypeAlias = ListPersonasRequest  # noqa: Y015
+
+@_typing.final
+class ListPersonasResponse(_message.Message):
+    """A page of personas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSONAS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last one."""
+    total: _builtins.int
+    """Personas in the set."""
+    @_builtins.property
+    def personas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Persona]:
+        """The personas in order."""
+
+    def __init__(
+        self,
+        *,
+        personas: _abc.Iterable[Global___Persona] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "personas", b"personas", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPersonasResponse: _TypeAlias = ListPersonasResponse  # noqa: Y015
 
 @_typing.final
 class SynthesizeTasksResponse(_message.Message):

@@ -55,6 +55,26 @@ class TaskSynthesisStub:
                 request_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportTasksRequest.SerializeToString,
                 response_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportTasksResponse.FromString,
                 _registered_method=True)
+        self.GetSynthesis = channel.unary_unary(
+                '/synthagent.api.v1.TaskSynthesis/GetSynthesis',
+                request_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.GetSynthesisRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.GetSynthesisResponse.FromString,
+                _registered_method=True)
+        self.ListSynthesisItems = channel.unary_unary(
+                '/synthagent.api.v1.TaskSynthesis/ListSynthesisItems',
+                request_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListSynthesisItemsRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListSynthesisItemsResponse.FromString,
+                _registered_method=True)
+        self.ImportPersonas = channel.unary_unary(
+                '/synthagent.api.v1.TaskSynthesis/ImportPersonas',
+                request_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportPersonasRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportPersonasResponse.FromString,
+                _registered_method=True)
+        self.ListPersonas = channel.unary_unary(
+                '/synthagent.api.v1.TaskSynthesis/ListPersonas',
+                request_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListPersonasRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListPersonasResponse.FromString,
+                _registered_method=True)
 
 
 class TaskSynthesisServicer:
@@ -66,7 +86,9 @@ class TaskSynthesisServicer:
         Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
         where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
         ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-        not admit the count within its attempts; what was admitted stays stored).
+        not admit the count within its attempts; what was admitted stays stored). With a model teacher
+        also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
+        NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +116,38 @@ class TaskSynthesisServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSynthesis(self, request, context):
+        """Returns what became of a synthesis: yield, cost, and how near its routes came to their target.
+        Errors: NOT_FOUND (no such request_id).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSynthesisItems(self, request, context):
+        """Lists the attempts of a synthesis, admitted or not, each with its reason and cost, page by page.
+        Errors: NOT_FOUND (no such request_id), INVALID_ARGUMENT (page token).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportPersonas(self, request, context):
+        """Stores personas under the name of a set, for a model teacher to draw from. A persona that the set
+        holds already is not stored twice. Idempotent by `request_id`. Errors: INVALID_ARGUMENT (name of
+        the set, a persona without text), ALREADY_EXISTS (request_id used with other content).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPersonas(self, request, context):
+        """Lists personas of a set, page by page. Errors: NOT_FOUND (set), INVALID_ARGUMENT (page token).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskSynthesisServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +170,26 @@ def add_TaskSynthesisServicer_to_server(servicer, server):
                     servicer.ImportTasks,
                     request_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportTasksRequest.FromString,
                     response_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportTasksResponse.SerializeToString,
+            ),
+            'GetSynthesis': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSynthesis,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.GetSynthesisRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.GetSynthesisResponse.SerializeToString,
+            ),
+            'ListSynthesisItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSynthesisItems,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListSynthesisItemsRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListSynthesisItemsResponse.SerializeToString,
+            ),
+            'ImportPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportPersonas,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportPersonasRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ImportPersonasResponse.SerializeToString,
+            ),
+            'ListPersonas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPersonas,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListPersonasRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_task__pb2.ListPersonasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +301,114 @@ class TaskSynthesis:
             '/synthagent.api.v1.TaskSynthesis/ImportTasks',
             synthagent_dot_api_dot_v1_dot_task__pb2.ImportTasksRequest.SerializeToString,
             synthagent_dot_api_dot_v1_dot_task__pb2.ImportTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSynthesis(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthagent.api.v1.TaskSynthesis/GetSynthesis',
+            synthagent_dot_api_dot_v1_dot_task__pb2.GetSynthesisRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_task__pb2.GetSynthesisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSynthesisItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthagent.api.v1.TaskSynthesis/ListSynthesisItems',
+            synthagent_dot_api_dot_v1_dot_task__pb2.ListSynthesisItemsRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_task__pb2.ListSynthesisItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthagent.api.v1.TaskSynthesis/ImportPersonas',
+            synthagent_dot_api_dot_v1_dot_task__pb2.ImportPersonasRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_task__pb2.ImportPersonasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPersonas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthagent.api.v1.TaskSynthesis/ListPersonas',
+            synthagent_dot_api_dot_v1_dot_task__pb2.ListPersonasRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_task__pb2.ListPersonasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,9 @@ class TaskSynthesisStub:
     Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
     where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
     ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-    not admit the count within its attempts; what was admitted stays stored).
+    not admit the count within its attempts; what was admitted stays stored). With a model teacher
+    also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
+    NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]
     """Returns one task with its certificate. Errors: NOT_FOUND."""
@@ -52,6 +54,21 @@ class TaskSynthesisStub:
     """Certifies and stores the given tasks. A task that fails is reported and not stored; the others
     are. Idempotent by `request_id`. Errors: ALREADY_EXISTS (request_id used with other content).
     """
+    GetSynthesis: _grpc.UnaryUnaryMultiCallable[_task_pb2.GetSynthesisRequest, _task_pb2.GetSynthesisResponse]
+    """Returns what became of a synthesis: yield, cost, and how near its routes came to their target.
+    Errors: NOT_FOUND (no such request_id).
+    """
+    ListSynthesisItems: _grpc.UnaryUnaryMultiCallable[_task_pb2.ListSynthesisItemsRequest, _task_pb2.ListSynthesisItemsResponse]
+    """Lists the attempts of a synthesis, admitted or not, each with its reason and cost, page by page.
+    Errors: NOT_FOUND (no such request_id), INVALID_ARGUMENT (page token).
+    """
+    ImportPersonas: _grpc.UnaryUnaryMultiCallable[_task_pb2.ImportPersonasRequest, _task_pb2.ImportPersonasResponse]
+    """Stores personas under the name of a set, for a model teacher to draw from. A persona that the set
+    holds already is not stored twice. Idempotent by `request_id`. Errors: INVALID_ARGUMENT (name of
+    the set, a persona without text), ALREADY_EXISTS (request_id used with other content).
+    """
+    ListPersonas: _grpc.UnaryUnaryMultiCallable[_task_pb2.ListPersonasRequest, _task_pb2.ListPersonasResponse]
+    """Lists personas of a set, page by page. Errors: NOT_FOUND (set), INVALID_ARGUMENT (page token)."""
 
 @_typing.type_check_only
 class TaskSynthesisAsyncStub(TaskSynthesisStub):
@@ -63,7 +80,9 @@ class TaskSynthesisAsyncStub(TaskSynthesisStub):
     Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
     where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
     ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-    not admit the count within its attempts; what was admitted stays stored).
+    not admit the count within its attempts; what was admitted stays stored). With a model teacher
+    also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
+    NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Returns one task with its certificate. Errors: NOT_FOUND."""
@@ -73,6 +92,21 @@ class TaskSynthesisAsyncStub(TaskSynthesisStub):
     """Certifies and stores the given tasks. A task that fails is reported and not stored; the others
     are. Idempotent by `request_id`. Errors: ALREADY_EXISTS (request_id used with other content).
     """
+    GetSynthesis: _aio.UnaryUnaryMultiCallable[_task_pb2.GetSynthesisRequest, _task_pb2.GetSynthesisResponse]  # type: ignore[assignment]
+    """Returns what became of a synthesis: yield, cost, and how near its routes came to their target.
+    Errors: NOT_FOUND (no such request_id).
+    """
+    ListSynthesisItems: _aio.UnaryUnaryMultiCallable[_task_pb2.ListSynthesisItemsRequest, _task_pb2.ListSynthesisItemsResponse]  # type: ignore[assignment]
+    """Lists the attempts of a synthesis, admitted or not, each with its reason and cost, page by page.
+    Errors: NOT_FOUND (no such request_id), INVALID_ARGUMENT (page token).
+    """
+    ImportPersonas: _aio.UnaryUnaryMultiCallable[_task_pb2.ImportPersonasRequest, _task_pb2.ImportPersonasResponse]  # type: ignore[assignment]
+    """Stores personas under the name of a set, for a model teacher to draw from. A persona that the set
+    holds already is not stored twice. Idempotent by `request_id`. Errors: INVALID_ARGUMENT (name of
+    the set, a persona without text), ALREADY_EXISTS (request_id used with other content).
+    """
+    ListPersonas: _aio.UnaryUnaryMultiCallable[_task_pb2.ListPersonasRequest, _task_pb2.ListPersonasResponse]  # type: ignore[assignment]
+    """Lists personas of a set, page by page. Errors: NOT_FOUND (set), INVALID_ARGUMENT (page token)."""
 
 class TaskSynthesisServicer(metaclass=_abc_1.ABCMeta):
     """Makes, certifies, stores and lists tasks. Only tasks with a passing certificate are stored."""
@@ -87,7 +121,9 @@ class TaskSynthesisServicer(metaclass=_abc_1.ABCMeta):
         Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
         where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
         ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-        not admit the count within its attempts; what was admitted stays stored).
+        not admit the count within its attempts; what was admitted stays stored). With a model teacher
+        also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
+        NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
         """
 
     @_abc_1.abstractmethod
@@ -115,5 +151,44 @@ class TaskSynthesisServicer(metaclass=_abc_1.ABCMeta):
         """Certifies and stores the given tasks. A task that fails is reported and not stored; the others
         are. Idempotent by `request_id`. Errors: ALREADY_EXISTS (request_id used with other content).
         """
+
+    @_abc_1.abstractmethod
+    def GetSynthesis(
+        self,
+        request: _task_pb2.GetSynthesisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.GetSynthesisResponse, _abc.Awaitable[_task_pb2.GetSynthesisResponse]]:
+        """Returns what became of a synthesis: yield, cost, and how near its routes came to their target.
+        Errors: NOT_FOUND (no such request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSynthesisItems(
+        self,
+        request: _task_pb2.ListSynthesisItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.ListSynthesisItemsResponse, _abc.Awaitable[_task_pb2.ListSynthesisItemsResponse]]:
+        """Lists the attempts of a synthesis, admitted or not, each with its reason and cost, page by page.
+        Errors: NOT_FOUND (no such request_id), INVALID_ARGUMENT (page token).
+        """
+
+    @_abc_1.abstractmethod
+    def ImportPersonas(
+        self,
+        request: _task_pb2.ImportPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.ImportPersonasResponse, _abc.Awaitable[_task_pb2.ImportPersonasResponse]]:
+        """Stores personas under the name of a set, for a model teacher to draw from. A persona that the set
+        holds already is not stored twice. Idempotent by `request_id`. Errors: INVALID_ARGUMENT (name of
+        the set, a persona without text), ALREADY_EXISTS (request_id used with other content).
+        """
+
+    @_abc_1.abstractmethod
+    def ListPersonas(
+        self,
+        request: _task_pb2.ListPersonasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_pb2.ListPersonasResponse, _abc.Awaitable[_task_pb2.ListPersonasResponse]]:
+        """Lists personas of a set, page by page. Errors: NOT_FOUND (set), INVALID_ARGUMENT (page token)."""
 
 def add_TaskSynthesisServicer_to_server(servicer: TaskSynthesisServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,31 +25,39 @@ _sym_db = _symbol_database.Default()
 from synthagent.api.v1 import trajectory_pb2 as synthagent_dot_api_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csynthagent/api/v1/tool.proto\x12\x11synthagent.api.v1\x1a\"synthagent/api/v1/trajectory.proto\"4\n\x0cRecordedCall\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"m\n\x0bOpenSession\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x1b\n\x13\x65xpected_state_hash\x18\x03 \x01(\t\">\n\x04\x43\x61ll\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"t\n\x0eSessionRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32\x1e.synthagent.api.v1.OpenSessionH\x00\x12\'\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x17.synthagent.api.v1.CallH\x00\x42\t\n\x07message\"5\n\rSessionOpened\x12\x12\n\nstate_hash\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\r\"M\n\nCallResult\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\"\x81\x01\n\x0fSessionResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .synthagent.api.v1.SessionOpenedH\x00\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.CallResultH\x00\x42\t\n\x07message\"z\n\x0f\x43\x61llToolRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"A\n\x10\x43\x61llToolResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult2\xb5\x01\n\x08ToolMock\x12T\n\x07Session\x12!.synthagent.api.v1.SessionRequest\x1a\".synthagent.api.v1.SessionResponse(\x01\x30\x01\x12S\n\x08\x43\x61llTool\x12\".synthagent.api.v1.CallToolRequest\x1a#.synthagent.api.v1.CallToolResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csynthagent/api/v1/tool.proto\x12\x11synthagent.api.v1\x1a\"synthagent/api/v1/trajectory.proto\"\xfc\x01\n\x0bLedgerEntry\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x15\n\rstate_version\x18\x03 \x01(\t\x12\x1a\n\x12next_state_version\x18\x04 \x01(\t\x12-\n\x06result\x18\x05 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\x12/\n\x06source\x18\x06 \x01(\x0e\x32\x1f.synthagent.api.v1.LedgerSource\x12\x14\n\x0cmatch_reason\x18\x07 \x01(\t\x12\x1e\n\x16matched_arguments_json\x18\x08 \x01(\t\"R\n\x18ListLedgerEntriesRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListLedgerEntriesResponse\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.synthagent.api.v1.LedgerEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x0cRecordedCall\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"m\n\x0bOpenSession\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x1b\n\x13\x65xpected_state_hash\x18\x03 \x01(\t\">\n\x04\x43\x61ll\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"t\n\x0eSessionRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32\x1e.synthagent.api.v1.OpenSessionH\x00\x12\'\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x17.synthagent.api.v1.CallH\x00\x42\t\n\x07message\"5\n\rSessionOpened\x12\x12\n\nstate_hash\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\r\"M\n\nCallResult\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\"\x81\x01\n\x0fSessionResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .synthagent.api.v1.SessionOpenedH\x00\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.CallResultH\x00\x42\t\n\x07message\"z\n\x0f\x43\x61llToolRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"A\n\x10\x43\x61llToolResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult*f\n\x0cLedgerSource\x12\x1d\n\x19LEDGER_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LEDGER_SOURCE_SEMANTIC\x10\x01\x12\x1b\n\x17LEDGER_SOURCE_GENERATED\x10\x02\x32\xa5\x02\n\x08ToolMock\x12T\n\x07Session\x12!.synthagent.api.v1.SessionRequest\x1a\".synthagent.api.v1.SessionResponse(\x01\x30\x01\x12S\n\x08\x43\x61llTool\x12\".synthagent.api.v1.CallToolRequest\x1a#.synthagent.api.v1.CallToolResponse\x12n\n\x11ListLedgerEntries\x12+.synthagent.api.v1.ListLedgerEntriesRequest\x1a,.synthagent.api.v1.ListLedgerEntriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synthagent.api.v1.tool_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDEDCALL']._serialized_start=87
-  _globals['_RECORDEDCALL']._serialized_end=139
-  _globals['_OPENSESSION']._serialized_start=141
-  _globals['_OPENSESSION']._serialized_end=250
-  _globals['_CALL']._serialized_start=252
-  _globals['_CALL']._serialized_end=314
-  _globals['_SESSIONREQUEST']._serialized_start=316
-  _globals['_SESSIONREQUEST']._serialized_end=432
-  _globals['_SESSIONOPENED']._serialized_start=434
-  _globals['_SESSIONOPENED']._serialized_end=487
-  _globals['_CALLRESULT']._serialized_start=489
-  _globals['_CALLRESULT']._serialized_end=566
-  _globals['_SESSIONRESPONSE']._serialized_start=569
-  _globals['_SESSIONRESPONSE']._serialized_end=698
-  _globals['_CALLTOOLREQUEST']._serialized_start=700
-  _globals['_CALLTOOLREQUEST']._serialized_end=822
-  _globals['_CALLTOOLRESPONSE']._serialized_start=824
-  _globals['_CALLTOOLRESPONSE']._serialized_end=889
-  _globals['_TOOLMOCK']._serialized_start=892
-  _globals['_TOOLMOCK']._serialized_end=1073
+  _globals['_LEDGERSOURCE']._serialized_start=1333
+  _globals['_LEDGERSOURCE']._serialized_end=1435
+  _globals['_LEDGERENTRY']._serialized_start=88
+  _globals['_LEDGERENTRY']._serialized_end=340
+  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_start=342
+  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_end=424
+  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_start=426
+  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_end=527
+  _globals['_RECORDEDCALL']._serialized_start=529
+  _globals['_RECORDEDCALL']._serialized_end=581
+  _globals['_OPENSESSION']._serialized_start=583
+  _globals['_OPENSESSION']._serialized_end=692
+  _globals['_CALL']._serialized_start=694
+  _globals['_CALL']._serialized_end=756
+  _globals['_SESSIONREQUEST']._serialized_start=758
+  _globals['_SESSIONREQUEST']._serialized_end=874
+  _globals['_SESSIONOPENED']._serialized_start=876
+  _globals['_SESSIONOPENED']._serialized_end=929
+  _globals['_CALLRESULT']._serialized_start=931
+  _globals['_CALLRESULT']._serialized_end=1008
+  _globals['_SESSIONRESPONSE']._serialized_start=1011
+  _globals['_SESSIONRESPONSE']._serialized_end=1140
+  _globals['_CALLTOOLREQUEST']._serialized_start=1142
+  _globals['_CALLTOOLREQUEST']._serialized_end=1264
+  _globals['_CALLTOOLRESPONSE']._serialized_start=1266
+  _globals['_CALLTOOLRESPONSE']._serialized_end=1331
+  _globals['_TOOLMOCK']._serialized_start=1438
+  _globals['_TOOLMOCK']._serialized_end=1731
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from synthagent.api.v1 import trajectory_pb2 as _trajectory_pb2
 import builtins as _builtins
 import sys
@@ -22,6 +23,140 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _LedgerSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LedgerSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LedgerSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEDGER_SOURCE_UNSPECIFIED: _LedgerSource.ValueType  # 0
+    """Not set. Refused."""
+    LEDGER_SOURCE_SEMANTIC: _LedgerSource.ValueType  # 1
+    """A model found an earlier entry that asks for the same."""
+    LEDGER_SOURCE_GENERATED: _LedgerSource.ValueType  # 2
+    """A model made it under the tool's output schema."""
+
+class LedgerSource(_LedgerSource, metaclass=_LedgerSourceEnumTypeWrapper):
+    """How an answer of a simulated tool came about."""
+
+LEDGER_SOURCE_UNSPECIFIED: LedgerSource.ValueType  # 0
+"""Not set. Refused."""
+LEDGER_SOURCE_SEMANTIC: LedgerSource.ValueType  # 1
+"""A model found an earlier entry that asks for the same."""
+LEDGER_SOURCE_GENERATED: LedgerSource.ValueType  # 2
+"""A model made it under the tool's output schema."""
+Global___LedgerSource: _TypeAlias = LedgerSource  # noqa: Y015
+
+@_typing.final
+class LedgerEntry(_message.Message):
+    """One entry of a ledger. Its key is (task, tool, canonical arguments, state version)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    STATE_VERSION_FIELD_NUMBER: _builtins.int
+    NEXT_STATE_VERSION_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    MATCH_REASON_FIELD_NUMBER: _builtins.int
+    MATCHED_ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """Tool."""
+    arguments_json: _builtins.str
+    """Arguments in canonical JSON: keys sorted, no spaces."""
+    state_version: _builtins.str
+    """State version before the call, 32 hexadecimal digits."""
+    next_state_version: _builtins.str
+    """State version after the call; the same where the call changes nothing."""
+    source: Global___LedgerSource.ValueType
+    """How it came about. Required."""
+    match_reason: _builtins.str
+    """For a semantic match: why it asks for the same."""
+    matched_arguments_json: _builtins.str
+    """For a semantic match: canonical arguments of the entry that matched."""
+    @_builtins.property
+    def result(self) -> _trajectory_pb2.ToolResult:
+        """The result without its state hash, which is the session's."""
+
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        state_version: _builtins.str = ...,
+        next_state_version: _builtins.str = ...,
+        result: _trajectory_pb2.ToolResult | None = ...,
+        source: Global___LedgerSource.ValueType = ...,
+        match_reason: _builtins.str = ...,
+        matched_arguments_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "match_reason", b"match_reason", "matched_arguments_json", b"matched_arguments_json", "next_state_version", b"next_state_version", "result", b"result", "source", b"source", "state_version", b"state_version", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerEntry: _TypeAlias = LedgerEntry  # noqa: Y015
+
+@_typing.final
+class ListLedgerEntriesRequest(_message.Message):
+    """Asks for a page of a ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Task. Required."""
+    page_size: _builtins.int
+    """Most entries to return: 1 to 1,000. Default (0) means 100."""
+    page_token: _builtins.str
+    """Where to go on. Empty means from the start."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLedgerEntriesRequest: _TypeAlias = ListLedgerEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ListLedgerEntriesResponse(_message.Message):
+    """A page of a ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty on the last one."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
+        """The entries in order of writing."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLedgerEntriesResponse: _TypeAlias = ListLedgerEntriesResponse  # noqa: Y015
 
 @_typing.final
 class RecordedCall(_message.Message):

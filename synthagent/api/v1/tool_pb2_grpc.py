@@ -45,6 +45,11 @@ class ToolMockStub:
                 request_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolRequest.SerializeToString,
                 response_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolResponse.FromString,
                 _registered_method=True)
+        self.ListLedgerEntries = channel.unary_unary(
+                '/synthagent.api.v1.ToolMock/ListLedgerEntries',
+                request_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.ListLedgerEntriesRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.ListLedgerEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class ToolMockServicer:
@@ -54,9 +59,11 @@ class ToolMockServicer:
     def Session(self, request_iterator, context):
         """One session: the first message opens it, each later one is a call, answered in order. The
         session ends with the stream and holds nothing afterwards. Errors: NOT_FOUND (task),
-        FAILED_PRECONDITION (task without certificate), ABORTED (replay gave another state hash),
-        INVALID_ARGUMENT (sequence out of order, first message not an open), RESOURCE_EXHAUSTED
-        (sessions of this server). Errors of the call itself are results, never statuses.
+        FAILED_PRECONDITION (task without certificate; a simulated tool, and no model is configured for
+        it), ABORTED (replay gave another state hash; a model gave no usable answer), UNAVAILABLE (a
+        model cannot be reached), INVALID_ARGUMENT (sequence out of order, first message not an open),
+        RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
+        statuses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +72,14 @@ class ToolMockServicer:
     def CallTool(self, request, context):
         """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
         A pure function of its request, so safe to retry. Errors as for Session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLedgerEntries(self, request, context):
+        """Lists the ledger of a task: every answer that a model gave for its simulated tools, in order of
+        writing, page by page. Errors: NOT_FOUND (task), INVALID_ARGUMENT (page token).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +97,11 @@ def add_ToolMockServicer_to_server(servicer, server):
                     servicer.CallTool,
                     request_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolRequest.FromString,
                     response_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolResponse.SerializeToString,
+            ),
+            'ListLedgerEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLedgerEntries,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.ListLedgerEntriesRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.ListLedgerEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +159,33 @@ class ToolMock:
             '/synthagent.api.v1.ToolMock/CallTool',
             synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolRequest.SerializeToString,
             synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLedgerEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synthagent.api.v1.ToolMock/ListLedgerEntries',
+            synthagent_dot_api_dot_v1_dot_tool__pb2.ListLedgerEntriesRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_tool__pb2.ListLedgerEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

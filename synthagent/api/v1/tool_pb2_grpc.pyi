@@ -40,13 +40,19 @@ class ToolMockStub:
     Session: _grpc.StreamStreamMultiCallable[_tool_pb2.SessionRequest, _tool_pb2.SessionResponse]
     """One session: the first message opens it, each later one is a call, answered in order. The
     session ends with the stream and holds nothing afterwards. Errors: NOT_FOUND (task),
-    FAILED_PRECONDITION (task without certificate), ABORTED (replay gave another state hash),
-    INVALID_ARGUMENT (sequence out of order, first message not an open), RESOURCE_EXHAUSTED
-    (sessions of this server). Errors of the call itself are results, never statuses.
+    FAILED_PRECONDITION (task without certificate; a simulated tool, and no model is configured for
+    it), ABORTED (replay gave another state hash; a model gave no usable answer), UNAVAILABLE (a
+    model cannot be reached), INVALID_ARGUMENT (sequence out of order, first message not an open),
+    RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
+    statuses.
     """
     CallTool: _grpc.UnaryUnaryMultiCallable[_tool_pb2.CallToolRequest, _tool_pb2.CallToolResponse]
     """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
     A pure function of its request, so safe to retry. Errors as for Session.
+    """
+    ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_tool_pb2.ListLedgerEntriesRequest, _tool_pb2.ListLedgerEntriesResponse]
+    """Lists the ledger of a task: every answer that a model gave for its simulated tools, in order of
+    writing, page by page. Errors: NOT_FOUND (task), INVALID_ARGUMENT (page token).
     """
 
 @_typing.type_check_only
@@ -57,13 +63,19 @@ class ToolMockAsyncStub(ToolMockStub):
     Session: _aio.StreamStreamMultiCallable[_tool_pb2.SessionRequest, _tool_pb2.SessionResponse]  # type: ignore[assignment]
     """One session: the first message opens it, each later one is a call, answered in order. The
     session ends with the stream and holds nothing afterwards. Errors: NOT_FOUND (task),
-    FAILED_PRECONDITION (task without certificate), ABORTED (replay gave another state hash),
-    INVALID_ARGUMENT (sequence out of order, first message not an open), RESOURCE_EXHAUSTED
-    (sessions of this server). Errors of the call itself are results, never statuses.
+    FAILED_PRECONDITION (task without certificate; a simulated tool, and no model is configured for
+    it), ABORTED (replay gave another state hash; a model gave no usable answer), UNAVAILABLE (a
+    model cannot be reached), INVALID_ARGUMENT (sequence out of order, first message not an open),
+    RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
+    statuses.
     """
     CallTool: _aio.UnaryUnaryMultiCallable[_tool_pb2.CallToolRequest, _tool_pb2.CallToolResponse]  # type: ignore[assignment]
     """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
     A pure function of its request, so safe to retry. Errors as for Session.
+    """
+    ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_tool_pb2.ListLedgerEntriesRequest, _tool_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
+    """Lists the ledger of a task: every answer that a model gave for its simulated tools, in order of
+    writing, page by page. Errors: NOT_FOUND (task), INVALID_ARGUMENT (page token).
     """
 
 class ToolMockServicer(metaclass=_abc_1.ABCMeta):
@@ -77,9 +89,11 @@ class ToolMockServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_tool_pb2.SessionResponse], _abc.AsyncIterator[_tool_pb2.SessionResponse]]:
         """One session: the first message opens it, each later one is a call, answered in order. The
         session ends with the stream and holds nothing afterwards. Errors: NOT_FOUND (task),
-        FAILED_PRECONDITION (task without certificate), ABORTED (replay gave another state hash),
-        INVALID_ARGUMENT (sequence out of order, first message not an open), RESOURCE_EXHAUSTED
-        (sessions of this server). Errors of the call itself are results, never statuses.
+        FAILED_PRECONDITION (task without certificate; a simulated tool, and no model is configured for
+        it), ABORTED (replay gave another state hash; a model gave no usable answer), UNAVAILABLE (a
+        model cannot be reached), INVALID_ARGUMENT (sequence out of order, first message not an open),
+        RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
+        statuses.
         """
 
     @_abc_1.abstractmethod
@@ -90,6 +104,16 @@ class ToolMockServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_tool_pb2.CallToolResponse, _abc.Awaitable[_tool_pb2.CallToolResponse]]:
         """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
         A pure function of its request, so safe to retry. Errors as for Session.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLedgerEntries(
+        self,
+        request: _tool_pb2.ListLedgerEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tool_pb2.ListLedgerEntriesResponse, _abc.Awaitable[_tool_pb2.ListLedgerEntriesResponse]]:
+        """Lists the ledger of a task: every answer that a model gave for its simulated tools, in order of
+        writing, page by page. Errors: NOT_FOUND (task), INVALID_ARGUMENT (page token).
         """
 
 def add_ToolMockServicer_to_server(servicer: ToolMockServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -97,6 +97,8 @@ class _ReplyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplyKind.V
     """Something was asked that the user does not hold."""
     REPLY_KIND_PROMPTED: _ReplyKind.ValueType  # 4
     """Nothing was asked; the user asks what is needed."""
+    REPLY_KIND_ANSWERED: _ReplyKind.ValueType  # 5
+    """Answered from the background, which holds no typed fact for it."""
 
 class ReplyKind(_ReplyKind, metaclass=_ReplyKindEnumTypeWrapper):
     """What kind of reply the user gave."""
@@ -111,6 +113,8 @@ REPLY_KIND_UNKNOWN: ReplyKind.ValueType  # 3
 """Something was asked that the user does not hold."""
 REPLY_KIND_PROMPTED: ReplyKind.ValueType  # 4
 """Nothing was asked; the user asks what is needed."""
+REPLY_KIND_ANSWERED: ReplyKind.ValueType  # 5
+"""Answered from the background, which holds no typed fact for it."""
 Global___ReplyKind: _TypeAlias = ReplyKind  # noqa: Y015
 
 class _EpisodeOutcome:
@@ -457,6 +461,7 @@ class CriterionResult(_message.Message):
     SATISFIED_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
     criterion_id: _builtins.str
     """The criterion."""
     satisfied: _builtins.bool
@@ -467,6 +472,10 @@ class CriterionResult(_message.Message):
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sequences of the events that the result rests on."""
 
+    @_builtins.property
+    def votes(self) -> Global___Votes:
+        """How a model's votes fell. Absent where the engine evaluated it."""
+
     def __init__(
         self,
         *,
@@ -474,14 +483,45 @@ class CriterionResult(_message.Message):
         satisfied: _builtins.bool = ...,
         evidence: _abc.Iterable[_builtins.int] | None = ...,
         explanation: _builtins.str = ...,
+        votes: Global___Votes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["votes", b"votes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["criterion_id", b"criterion_id", "evidence", b"evidence", "explanation", b"explanation", "satisfied", b"satisfied"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criterion_id", b"criterion_id", "evidence", b"evidence", "explanation", b"explanation", "satisfied", b"satisfied", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CriterionResult: _TypeAlias = CriterionResult  # noqa: Y015
+
+@_typing.final
+class Votes(_message.Message):
+    """Votes of a model on one criterion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    YES_FIELD_NUMBER: _builtins.int
+    NO_FIELD_NUMBER: _builtins.int
+    ABSTAIN_FIELD_NUMBER: _builtins.int
+    yes: _builtins.int
+    """Votes that it is satisfied."""
+    no: _builtins.int
+    """Votes that it is not."""
+    abstain: _builtins.int
+    """Votes that could not tell."""
+    def __init__(
+        self,
+        *,
+        yes: _builtins.int = ...,
+        no: _builtins.int = ...,
+        abstain: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstain", b"abstain", "no", b"no", "yes", b"yes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Votes: _TypeAlias = Votes  # noqa: Y015
 
 @_typing.final
 class Invalid(_message.Message):

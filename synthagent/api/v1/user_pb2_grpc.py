@@ -50,7 +50,8 @@ class UserSimulatorServicer:
         """Answers the last message of the agent in one sentence: only what was asked, at most one fact at
         a time, never a hint at tools or solution. Idempotent by `request_id`. Errors: NOT_FOUND (task),
         FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (events do not end with a
-        message of the agent), ALREADY_EXISTS (request_id used with other content).
+        message of the agent), ALREADY_EXISTS (request_id used with other content). Where a model speaks
+        for the user: UNAVAILABLE (it cannot be reached), ABORTED (it gave no usable answer).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

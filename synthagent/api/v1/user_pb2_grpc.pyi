@@ -37,7 +37,8 @@ class UserSimulatorStub:
     """Answers the last message of the agent in one sentence: only what was asked, at most one fact at
     a time, never a hint at tools or solution. Idempotent by `request_id`. Errors: NOT_FOUND (task),
     FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (events do not end with a
-    message of the agent), ALREADY_EXISTS (request_id used with other content).
+    message of the agent), ALREADY_EXISTS (request_id used with other content). Where a model speaks
+    for the user: UNAVAILABLE (it cannot be reached), ABORTED (it gave no usable answer).
     """
 
 @_typing.type_check_only
@@ -49,7 +50,8 @@ class UserSimulatorAsyncStub(UserSimulatorStub):
     """Answers the last message of the agent in one sentence: only what was asked, at most one fact at
     a time, never a hint at tools or solution. Idempotent by `request_id`. Errors: NOT_FOUND (task),
     FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (events do not end with a
-    message of the agent), ALREADY_EXISTS (request_id used with other content).
+    message of the agent), ALREADY_EXISTS (request_id used with other content). Where a model speaks
+    for the user: UNAVAILABLE (it cannot be reached), ABORTED (it gave no usable answer).
     """
 
 class UserSimulatorServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +66,8 @@ class UserSimulatorServicer(metaclass=_abc_1.ABCMeta):
         """Answers the last message of the agent in one sentence: only what was asked, at most one fact at
         a time, never a hint at tools or solution. Idempotent by `request_id`. Errors: NOT_FOUND (task),
         FAILED_PRECONDITION (task without certificate), INVALID_ARGUMENT (events do not end with a
-        message of the agent), ALREADY_EXISTS (request_id used with other content).
+        message of the agent), ALREADY_EXISTS (request_id used with other content). Where a model speaks
+        for the user: UNAVAILABLE (it cannot be reached), ABORTED (it gave no usable answer).
         """
 
 def add_UserSimulatorServicer_to_server(servicer: UserSimulatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -235,3 +235,9 @@ async def test_a_url_that_cannot_be_read_is_refused_without_telling_it(url: str)
     with pytest.raises(PreconditionFailed, match="write it like") as refused:
         Store(url)
     assert "s3cret" not in refused.value.message
+
+
+def test_a_postgresql_server_that_is_away_is_unavailable_and_names_no_password() -> None:
+    with pytest.raises(BackendUnavailable, match="out of reach") as caught:
+        upgrade("postgresql+psycopg://synthagent:hidden@127.0.0.1:1/synthagent")
+    assert "hidden" not in str(caught.value)

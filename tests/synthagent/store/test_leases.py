@@ -43,3 +43,16 @@ async def test_what_was_cancelled_or_taken_is_lost_and_what_ended_is_not(admitte
     assert await admitted.read(lambda c: leases.lost(c, "me", mine)) == set()
     await admitted.write(lambda c: episodes.cancel(c, "r"))
     assert await admitted.read(lambda c: leases.lost(c, "me", mine)) == {"r.0.1", "r.1.0"}
+
+
+async def test_the_queue_is_as_old_as_the_episode_that_waits_longest(admitted: Store) -> None:
+    def free_for(seconds: float) -> int:
+        return now() - int(seconds * 1_000_000)
+
+    await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
+    assert await admitted.read(leases.queue_age) == 0.0
+    await admitted.write(lambda c: leases.release(c, "r.0.0", "me", free_for(20)))
+    await admitted.write(lambda c: leases.release(c, "r.0.1", "me", free_for(60)))
+    assert 60 <= await admitted.read(leases.queue_age) < 65
+    await admitted.write(lambda c: leases.renew(c, "me", 0))  # the others are given back, just now
+    assert 60 <= await admitted.read(leases.queue_age) < 65

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import (
+    AgentTurn,
+    CriterionResult,
     EpisodeEnd,
     EpisodeOutcome,
     Event,
@@ -14,11 +16,13 @@ from synthagent.worlds.episode import (
     ReplyKind,
     ToolResult,
     UserReply,
+    Votes,
 )
 from synthagent.worlds.plans import Performance, run_plan
 from synthagent.worlds.protocol import answer_turn, call_turn, message_turn
 from synthagent.worlds.rubric import REWARD_PRESETS, judge
 from synthagent.worlds.spec import Task
+from synthagent.worlds.versions import canonical, next_version, root_version, session_hash
 from tests.example_task import example_task
 from tests.synthagent.worlds.changed import Data, changed
 
@@ -70,6 +74,7 @@ def test_the_forbidden_act_earns_nothing(preset: str) -> None:
         performance.follow(
             TASK.gold_plans[0].steps, {"member_name": "Tom Achterberg", "day": "sunday"}
         )
+        assert TASK.restriction.probe is not None
         performance.follow(TASK.restriction.probe.steps, {})
         events = performance.finish("Booked as B-902.")
     verdict = judge(TASK, IMAGE, events, preset)
@@ -177,6 +182,78 @@ def test_a_judged_criterion_without_a_judgement_is_a_fault_of_the_judge() -> Non
         )
 
     assert invalid(GOLD, changed(judged)) is InvalidReason.JUDGE_FAULT
+
+
+@pytest.mark.parametrize(
+    ("satisfied", "at", "follows"), [(True, 0, True), (True, 99, False), (False, 0, False)]
+)
+def test_a_judgement_enters_as_it_was_given_and_others_may_wait_for_it(
+    *, satisfied: bool, at: int, follows: bool
+) -> None:
+    def judged(data: Data) -> None:
+        data["criteria"] += [
+            {
+                "criterion_id": "booked_late",
+                "section": "sub_goal",
+                "description": "Booked after the greeting.",
+                "check": {
+                    "kind": "called",
+                    "any_of": [{"tool": "book_court"}],
+                    "after_criterion_id": "polite",
+                },
+            },
+            {
+                "criterion_id": "polite",
+                "section": "sub_goal",
+                "description": "Greeted the user.",
+                "check": {"kind": "judged", "question": "Did it greet?"},
+            },
+        ]
+
+    given = CriterionResult(
+        criterion_id="polite",
+        satisfied=satisfied,
+        evidence=(at,),
+        explanation="It said hello.",
+        votes=Votes(yes=2, no=1),
+    )
+    task = changed(judged)
+    verdict = judge(task, compile_world(task.world), GOLD, "paper", {"polite": given})
+    by_id = {result.criterion_id: result for result in verdict.results}
+    assert by_id["polite"] == given
+    assert by_id["booked_late"].satisfied is follows
+    assert by_id["booked_late"].votes is None
+
+
+def test_with_simulated_tools_too_only_a_change_is_evidence_of_the_state() -> None:
+    """There every state hash differs from the engine's, also before the first change."""
+
+    def simulated(data: Data) -> None:
+        data["world"]["tools"].append(
+            {
+                "name": "forecast",
+                "description": "Tells the weather.",
+                "input_schema": {"type": "object"},
+                "behaviour": {"kind": "simulated"},
+            }
+        )
+
+    task = changed(simulated)
+    root = root_version(task.world)
+    first, last = 1, 9  # a search, which changes nothing, and the booking
+    bodies: list[EventBody] = [event.body for event in GOLD]
+    booking, booked = bodies[last - 1], bodies[last]
+    assert isinstance(booking, AgentTurn)
+    assert isinstance(booked, ToolResult)
+    version = next_version(root, booking.tool, canonical(booking.arguments))
+    for number, body in enumerate(bodies):
+        if isinstance(body, ToolResult):
+            state = session_hash(body.state_hash, version if number == last else root)
+            bodies[number] = body.model_copy(update={"state_hash": state})
+    assert isinstance(bodies[first], ToolResult)
+    verdict = judge(task, compile_world(task.world), log(*bodies), "paper")
+    assert verdict.reward == 1.0
+    assert next(r for r in verdict.results if r.criterion_id == "booked").evidence == (last,)
 
 
 MOVES = st.lists(
