@@ -14,12 +14,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import episodes, servers, sessions, synthesis, tool_calls
+from benchmarks import (
+    episodes,
+    ledger,
+    model_calls,
+    model_synthesis,
+    servers,
+    sessions,
+    synthesis,
+    tool_calls,
+)
 from benchmarks.results import PATH, Result, write
 
 BENCHMARKS: dict[str, Callable[[Path], list[Result]]] = {
     "tool_calls": tool_calls.measure,
+    "ledger": ledger.measure,
     "synthesis": synthesis.measure,
+    "model_synthesis": model_synthesis.measure,
+    "model_calls": model_calls.measure,
     "episodes": episodes.measure,
     "memory": sessions.measure_memory,
     "reopening": sessions.measure_reopening,

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 SERVER_CORE = {0}
@@ -21,7 +21,10 @@ def cores_differ() -> bool:
 
 @contextlib.contextmanager
 def pinned(
-    arguments: Sequence[str], **environment: str
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    beside_client: bool = False,
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs `python -m ...` on the server's core; yields the process and its first line of output.
 
@@ -29,13 +32,15 @@ def pinned(
     """
     own = os.sched_getaffinity(0)
     if cores_differ():
-        os.sched_setaffinity(0, SERVER_CORE)  # inherited by every thread of the child
+        os.sched_setaffinity(
+            0, CLIENT_CORE if beside_client else SERVER_CORE
+        )  # inherited by every thread of the child
     try:
         process = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-m", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             text=True,
         )
         if cores_differ() or own >= SERVER_CORE | CLIENT_CORE:
@@ -55,12 +60,35 @@ def pinned(
             process.wait()
 
 
+def database_url(folder: Path) -> str:
+    """The URL of the database that `services` uses."""
+    return f"sqlite:///{folder}/benchmark.db"
+
+
 @contextlib.contextmanager
-def services(name: str, folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def replay(delay: float = 0.0) -> Iterator[dict[str, str]]:
+    """Runs the replay server beside the client; yields the settings of every role that it plays."""
+    arguments = ["tests.replay", "--delay", str(delay)]
+    with pinned(arguments, beside_client=True) as (_, line):
+        ready = json.loads(line)
+        yield {
+            f"SYNTHAGENT_{role}__{name.upper()}": value
+            for role in ("TEACHER", "TOOL", "USER", "JUDGE")
+            for name, value in ready.items()
+        }
+
+
+@contextlib.contextmanager
+def services(
+    name: str, folder: Path, port: int = 0, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Runs `python -m services NAME` on a database in `folder`; yields the process and address."""
     with pinned(
         ["services", name, "--port", str(port), "--metrics-port", "0"],
-        SYNTHAGENT_DATABASE_URL=f"sqlite:///{folder}/benchmark.db",
-        SYNTHAGENT_LOG_LEVEL="warning",
+        {
+            "SYNTHAGENT_DATABASE_URL": database_url(folder),
+            "SYNTHAGENT_LOG_LEVEL": "warning",
+            **(environment or {}),
+        },
     ) as (process, line):
         yield process, json.loads(line)["address"]

@@ -7,6 +7,7 @@ median ratio counts, so that a drift of the machine's speed strikes both alike.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import echo, servers, world
@@ -21,19 +22,20 @@ CALLS = 25_600
 """Timed calls of a round, over all sessions."""
 
 
-def requests(task_id: str, count: int) -> list[bytes]:
-    """One session's messages: the open, then `count` calls."""
+def requests(task_id: str, made: Iterable[tuple[str, str]]) -> list[bytes]:
+    """One session's messages: the open, then calls of (tool, arguments)."""
     opening = tool_pb2.SessionRequest(open=tool_pb2.OpenSession(task_id=task_id))
     calls = [
         tool_pb2.SessionRequest(
             call=tool_pb2.Call(sequence=sequence, tool=tool, arguments_json=arguments)
         )
-        for sequence, (tool, arguments) in enumerate(world.calls(count))
+        for sequence, (tool, arguments) in enumerate(made)
     ]
     return [message.SerializeToString() for message in (opening, *calls)]
 
 
-def _check(timing: StreamTiming) -> None:
+def check(timing: StreamTiming) -> None:
+    """Raises RuntimeError where a session's last call failed."""
     for response in timing.last_responses:
         if not tool_pb2.SessionResponse.FromString(response).result.result.ok:
             raise RuntimeError("a timed call failed; the figure would say nothing")
@@ -63,10 +65,10 @@ def measure(folder: Path) -> list[Result]:
     results: list[Result] = []
     with servers.services("all", folder) as (_, address):
         task_id = asyncio.run(import_world(address))
-        size = asyncio.run(_response_size(address, requests(task_id, 8)))
+        size = asyncio.run(_response_size(address, requests(task_id, world.calls(8))))
         with servers.pinned(["benchmarks.echo", str(size)]) as (_, port):
             for sessions in (64, 256):
-                messages = requests(task_id, CALLS // sessions + 4)
+                messages = requests(task_id, world.calls(CALLS // sessions + 4))
                 rounds = []
                 for _ in range(ROUNDS):
                     reference = asyncio.run(
@@ -75,7 +77,7 @@ def measure(folder: Path) -> list[Result]:
                         )
                     )
                     timing = asyncio.run(drive(address, METHOD, [messages] * sessions, warmup=5))
-                    _check(timing)
+                    check(timing)
                     rounds.append((timing.per_second / reference.per_second, timing, reference))
                 rounds.sort(key=lambda item: item[0])
                 _, timing, reference = rounds[ROUNDS // 2]

@@ -1,8 +1,8 @@
 """Tool sessions: opened from a log of calls, called in order, closed with their stream.
 
-Owns the limit of open sessions and the numbering of calls. A session's state is a function of its
-world and its calls so far, so nothing here outlives the stream: whoever holds the calls opens it
-again anywhere, and the state hash proves that it is the same.
+Owns the limit of open sessions and their opening. A session's state is a function of its world and
+its calls so far (and, for simulated tools, of the ledger), so nothing here outlives the stream:
+whoever holds the calls opens it again anywhere, and the state hash proves that it is the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from services.tool_mock.ledger import Ledger
+from services.tool_mock.ledger_session import LedgerSession
+from services.tool_mock.numbering import NumberedCalls
 from synthagent.errors import (
     BackendUnavailable,
     InvalidInput,
@@ -19,6 +22,7 @@ from synthagent.errors import (
     StateDiverged,
 )
 from synthagent.worlds.engine import Answer, EngineFault, Session, WorldImage
+from synthagent.worlds.spec import Task
 
 MAX_HISTORY = 10_000
 """Most calls that are replayed on opening."""
@@ -29,16 +33,14 @@ _REPLAYED_AT_ONCE = 50
 _RETRY_AFTER = timedelta(seconds=1)
 
 
-class ToolSession:
-    """One open session. `answer` makes the next call, or repeats the last answer."""
+class ToolSession(NumberedCalls):
+    """One open session of a world that the engine answers for alone."""
 
-    __slots__ = ("_last", "_session", "sequence")
+    __slots__ = ("_session",)
 
     def __init__(self, session: Session) -> None:
+        super().__init__()
         self._session = session
-        self._last: tuple[str, str, Answer] | None = None
-        self.sequence = 0
-        """Number of the next call."""
 
     @property
     def state_hash(self) -> str:
@@ -63,36 +65,28 @@ class ToolSession:
         self.sequence = sequence + 1
         return result
 
-    def _repeat(self, sequence: int, tool: str, arguments: str) -> Answer:
-        if self._last is None or sequence != self.sequence - 1:
-            raise InvalidInput(
-                f"Call {sequence} is out of order; the next number is {self.sequence}.",
-                field="call.sequence",
-            )
-        if self._last[:2] != (tool, arguments):
-            raise InvalidInput(
-                f"Call {sequence} was made before with other content; the next number is "
-                f"{self.sequence}.",
-                field="call.sequence",
-            )
-        return self._last[2]
-
 
 class Sessions:
     """The open sessions of this server, at most `limit`."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, ledger: Ledger) -> None:
         self._limit = limit
+        self._ledger = ledger
         self.open_count = 0
 
     @asynccontextmanager
     async def open(
-        self, image: WorldImage, history: Sequence[tuple[str, str]], expected_state_hash: str = ""
-    ) -> AsyncIterator[ToolSession]:
+        self,
+        task: Task,
+        image: WorldImage,
+        history: Sequence[tuple[str, str]],
+        expected_state_hash: str = "",
+    ) -> AsyncIterator[ToolSession | LedgerSession]:
         """A session after the (tool, arguments) calls of `history`, closed with the block.
 
         Raises LimitExceeded, InvalidInput (history too long), StateDiverged where the state after
-        the history is not the expected one, BackendUnavailable where the engine failed.
+        the history is not the expected one, BackendUnavailable where the engine failed, and where
+        a simulated call of the history is in no ledger, what making it again raises.
         """
         if len(history) > MAX_HISTORY:
             raise InvalidInput(
@@ -108,18 +102,27 @@ class Sessions:
         self.open_count += 1
         try:
             with image.open() as opened:
-                session = ToolSession(opened)
-                for index, (tool, arguments) in enumerate(history):
-                    session.answer(index, tool, arguments)
-                    if index % _REPLAYED_AT_ONCE == _REPLAYED_AT_ONCE - 1:
-                        await asyncio.sleep(0)
+                session: ToolSession | LedgerSession
+                if image.root_version:
+                    session = LedgerSession(opened, task, image.root_version, self._ledger)
+                    await session.replay(history)
+                else:
+                    session = ToolSession(opened)
+                    await _replay(session, history)
                 _check_state(session, expected_state_hash)
                 yield session
         finally:
             self.open_count -= 1
 
 
-def _check_state(session: ToolSession, expected: str) -> None:
+async def _replay(session: ToolSession, history: Sequence[tuple[str, str]]) -> None:
+    for index, (tool, arguments) in enumerate(history):
+        session.answer(index, tool, arguments)
+        if index % _REPLAYED_AT_ONCE == _REPLAYED_AT_ONCE - 1:
+            await asyncio.sleep(0)
+
+
+def _check_state(session: ToolSession | LedgerSession, expected: str) -> None:
     if expected and session.state_hash != expected:
         raise StateDiverged(
             f"The state after {session.sequence} calls is {session.state_hash}, not {expected}; "

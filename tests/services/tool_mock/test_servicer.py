@@ -1,10 +1,6 @@
 """ToolMock at a real server: every status of its contract, and a server that is killed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -19,6 +15,7 @@ from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
 from synthagent.client import SynthAgentClient
 from synthagent.server import Running, running
 from synthagent.settings import Settings
+from tests.services.tool_mock.served import Served
 
 TASK_ID = "example-court-booking"
 FIND = ("find_courts", '{"court_type": "clay"}')
@@ -157,39 +154,14 @@ async def test_one_call_forgets_what_it_did(server: Running) -> None:
         assert json.loads(result.result)["booking_id"] == "B-902"
 
 
-class Served:
-    """A `tool_mock` process and its address."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services", "tool_mock"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.address: str = json.loads(self.process.stdout.readline())["address"]
-
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.communicate(timeout=10)
-
-
 async def test_a_session_outlives_a_killed_server(database_url: str) -> None:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SYNTHAGENT_")}
-    environment |= {
-        "SYNTHAGENT_DATABASE_URL": database_url,
-        "SYNTHAGENT_PORT": "0",
-        "SYNTHAGENT_METRICS_PORT": "none",
-    }
-    first = Served(environment)
+    first = Served(database_url)
     async with SynthAgentClient(tool_mock=first.address) as client:
         session = await client.open_session(TASK_ID)
         for number in range(20):
             await session.call(*(BOOK if number == 7 else FIND))
     first.kill()
-    second = Served(environment)
+    second = Served(database_url)
     try:
         async with SynthAgentClient(tool_mock=second.address) as client:
             await client.call_tool(TASK_ID, *FIND)  # connects, and loads the task once
