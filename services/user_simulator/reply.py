@@ -11,21 +11,19 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from services.user_simulator.language import lexicon
-from services.user_simulator.matching import Matcher
 from synthagent.errors import InvalidInput
+from synthagent.worlds.asking.language import lexicon
+from synthagent.worlds.asking.questions import matcher_of
 from synthagent.worlds.episode import AgentAction, AgentTurn, Event, ReplyKind, UserReply
 from synthagent.worlds.matching import contains
 from synthagent.worlds.spec import Fact, Task
 from synthagent.worlds.values import Scalar
 
-_MATCHERS_KEPT = 1024
 _PLAIN = "plain"
 _TOOL_LIKE = re.compile(r"[_.\-0-9]|[a-z][A-Z]")
 """A name that cannot be an ordinary word."""
@@ -54,17 +52,14 @@ def voices() -> dict[str, Voice]:
 
 
 class UserSimulator:
-    """The users of all tasks. Keeps only what it derived from recent tasks."""
-
-    def __init__(self) -> None:
-        self._matchers: OrderedDict[int, tuple[Task, Matcher]] = OrderedDict()
+    """The users of all tasks. Holds nothing."""
 
     def reply(self, task: Task, events: Sequence[Event]) -> UserReply:
         """The user's reply to the agent's message that ends `events`.
 
         Raises InvalidInput where the events do not end with a message of the agent.
         """
-        message, sequence = _message(events)
+        message, sequence = last_message(events)
         known = {fact.fact_id for fact in task.facts}
         revealed = {
             fact_id
@@ -73,7 +68,7 @@ class UserSimulator:
             for fact_id in event.body.revealed
             if fact_id in known
         }
-        asked = self._matcher(task).wanted(message, revealed)
+        asked = matcher_of(task).wanted(message, revealed)
         held = [wanted.fact_id for wanted in asked if wanted.fact_id is not None]
         draw = _Draw(task.task_id, sequence)
         fresh = next((fact_id for fact_id in held if fact_id not in revealed), None)
@@ -84,16 +79,6 @@ class UserSimulator:
         if asked[0].fact_id is None:
             return _say(task, ReplyKind.UNKNOWN, draw)
         return self._give(task, task.fact(asked[0].fact_id), ReplyKind.REPEATED, draw)
-
-    def _matcher(self, task: Task) -> Matcher:
-        """The matcher of the task; the task is kept beside it so that its id() stays its own."""
-        kept = self._matchers.pop(id(task), None)
-        if kept is None:
-            kept = (task, Matcher(task))
-        self._matchers[id(task)] = kept
-        if len(self._matchers) > _MATCHERS_KEPT:
-            self._matchers.popitem(last=False)
-        return kept[1]
 
     def _give(self, task: Task, fact: Fact, kind: ReplyKind, draw: _Draw) -> UserReply:
         """A sentence that states the fact and no other."""
@@ -131,7 +116,7 @@ class _Draw:
                     yield template, opening, closing
 
 
-def _message(events: Sequence[Event]) -> tuple[str, int]:
+def last_message(events: Sequence[Event]) -> tuple[str, int]:
     """What the agent said last, and at which position. Raises InvalidInput."""
     for position, event in enumerate(events):
         if event.sequence != position:

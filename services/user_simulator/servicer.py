@@ -1,11 +1,12 @@
-"""UserSimulator over gRPC."""
+"""UserSimulator over gRPC. The settings of the user's role choose between a model and embedded."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from services.user_simulator.model_user import ModelUser
 from services.user_simulator.reply import UserSimulator
 from synthagent.api.v1 import user_pb2, user_pb2_grpc
 from synthagent.convert import events_from_proto, user_reply_to_proto
@@ -14,20 +15,29 @@ from synthagent.metrics import ServerMetrics
 from synthagent.server import Resources, Service
 from synthagent.store import Store, TaskCache, once
 
+if TYPE_CHECKING:  # the client library comes with it, which only a configured role needs
+    from synthagent.llm import LanguageModel
+
 _METHOD = "UserSimulator.Reply"
 
 
 class UserSimulatorServicer(user_pb2_grpc.UserSimulatorServicer):
-    """Translates between messages and the embedded user."""
+    """Translates between messages and the user: a model, or the embedded one where it is None."""
 
     def __init__(
-        self, store: Store, tasks: TaskCache, metrics: ServerMetrics, max_events: int
+        self,
+        store: Store,
+        tasks: TaskCache,
+        metrics: ServerMetrics,
+        max_events: int,
+        model: LanguageModel | None,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._replies = metrics.user_replies
         self._max_events = max_events
-        self._simulator = UserSimulator()
+        self._embedded = UserSimulator()
+        self._played = None if model is None else ModelUser(model)
 
     async def Reply(  # noqa: D102 - the contract names and documents it
         self, request: user_pb2.ReplyRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -40,7 +50,11 @@ class UserSimulatorServicer(user_pb2_grpc.UserSimulatorServicer):
                     field="events",
                 )
             task, _ = await self._tasks.get_certified(request.task_id)
-            reply = self._simulator.reply(task, events_from_proto(request.events))
+            events = events_from_proto(request.events)
+            if self._played is None:
+                reply = self._embedded.reply(task, events)
+            else:
+                reply = await self._played.reply(task, events, key=f"{request.request_id}/reply")
             self._replies.labels(reply.reply.value).inc()
             return user_pb2.ReplyResponse(reply=user_reply_to_proto(reply))
 
@@ -57,7 +71,11 @@ class UserSimulatorServicer(user_pb2_grpc.UserSimulatorServicer):
 async def register(server: grpc.aio.Server, resources: Resources) -> Service:
     """Adds UserSimulator to the server."""
     servicer = UserSimulatorServicer(
-        resources.store, resources.tasks, resources.metrics, resources.settings.max_events
+        resources.store,
+        resources.tasks,
+        resources.metrics,
+        resources.settings.max_events,
+        resources.models.role("user"),
     )
     user_pb2_grpc.add_UserSimulatorServicer_to_server(servicer, server)
     return Service(names=("synthagent.api.v1.UserSimulator",))

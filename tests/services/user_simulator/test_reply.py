@@ -23,7 +23,7 @@ from synthagent.worlds.episode import (
 from synthagent.worlds.matching import contains
 from synthagent.worlds.spec import Task
 from tests.example_task import example_task
-from tests.services.user_simulator.test_matching import BANK, LAB, TRIP
+from tests.synthagent.worlds.asking.test_questions import BANK, LAB, TRIP
 
 SIMULATOR = UserSimulator()
 TASKS = (example_task(), TRIP, BANK, LAB)

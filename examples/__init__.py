@@ -1,0 +1,1 @@
+"""Things to try: inputs for the commands, with the scripts that write them."""

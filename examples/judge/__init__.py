@@ -1,0 +1,1 @@
+"""A labelled set for `synthagent judge calibrate`."""
