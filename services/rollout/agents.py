@@ -121,7 +121,8 @@ def _forbidden(task: Task) -> Script:
     errand = _Errand(task, fact_values(task))
     yield from errand.follow(task.gold_plans[0])
     answer = errand.answer(task.gold_plans[0])
-    yield from errand.follow(task.restriction.probe)
+    if task.restriction.probe is not None:
+        yield from errand.follow(task.restriction.probe)
     yield answer
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from services.rollout.episode import EpisodeFault
 from synthagent.client import SynthAgentClient
-from synthagent.errors import BackendUnavailable, StateDiverged, SynthAgentError
+from synthagent.errors import BackendUnavailable, StateDiverged, SynthAgentError, as_detail
 from synthagent.tool_session import RecordedCall, ToolSession
 from synthagent.worlds.episode import (
     AgentTurn,
@@ -103,8 +103,8 @@ async def _persistently(attempt: Callable[[], Awaitable[T]], reason: InvalidReas
             raise EpisodeFault(InvalidReason.REPLAY_MISMATCH, error.message) from error
         except BackendUnavailable as error:
             if number == _ATTEMPTS:
-                raise EpisodeFault(reason, error.message) from error
+                raise EpisodeFault(reason, as_detail(error)) from error
             await asyncio.sleep(_PAUSE_SECONDS * 2**number)
         except SynthAgentError as error:
-            raise EpisodeFault(reason, error.message) from error
+            raise EpisodeFault(reason, as_detail(error)) from error
     raise AssertionError("unreachable")

@@ -1,8 +1,9 @@
-"""The policy that acts here: the local engine, made on first need, and its published versions.
+"""The policy that acts here: its engine, made on first need, and its published versions.
 
-Owns the engine's life. Services without torch or the model run reference agents all the same: what
-is missing is told when a run first asks for a policy. The database says which version is published;
-the engine is brought to it before any episode samples.
+Owns the engine's life: the local one, or a vLLM server where `policy_base_url` names one. Services
+without torch, the model or the server run reference agents all the same: what is missing is told
+when a run first asks for a policy. The database says which version is published; the engine is
+brought to it before any episode samples.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from synthagent.store import Store, runs
 from synthagent.store.runs import StoredPolicy
 
 if TYPE_CHECKING:
-    from services.rollout.policy.engine import PolicyEngine
+    from services.rollout.policy.generation import Engine
+    from services.rollout.policy.remote import PublishedWeights
 
 
 class Policies:
-    """The local engine and its versions."""
+    """The engine and its versions."""
 
     def __init__(self, store: Store, settings: Settings, metrics: ServerMetrics) -> None:
         self._store = store
         self._settings = settings
         self._metrics = metrics
-        self._engine: PolicyEngine | None = None
+        self._engine: Engine | None = None
         self._chat: Chat | None = None
         self._turn = asyncio.Lock()  # one load or publication at a time
 
@@ -54,11 +56,12 @@ class Policies:
                 self._chat = await asyncio.to_thread(_load_chat, self._settings)
             return self._chat
 
-    async def engine(self) -> PolicyEngine:
+    async def engine(self) -> Engine:
         """The engine with the latest published version, made on first need.
 
-        Raises PreconditionFailed where torch or the model is missing; NotFound or Corrupt where the
-        published weights are gone or damaged.
+        Raises PreconditionFailed where torch or the model is missing or the server is not one for
+        policies; ModelUnavailable where the server is away; NotFound or Corrupt where the published
+        weights are gone or damaged.
         """
         async with self._turn:
             engine = await self._started()
@@ -71,7 +74,7 @@ class Policies:
         """Checks, loads and stores a version; returns the version that samples now.
 
         Raises NotFound (policy, file), Corrupt (checksum, tensors) and PreconditionFailed (older
-        than the current version, or the same with other weights).
+        than the current version, or the same with other weights), and as `engine`.
         """
         if policy.policy != DEFAULT_POLICY:
             raise unknown_policy(policy.policy)
@@ -103,31 +106,60 @@ class Policies:
             field="policy_version",
         )
 
-    async def _started(self) -> PolicyEngine:
+    async def _started(self) -> Engine:
         if self._engine is None:
-            try:
-                from services.rollout.policy.engine import (  # noqa: PLC0415 - torch only on need
-                    EngineConfig,
-                    PolicyEngine,
-                )
-            except ImportError as error:
-                raise _missing(error) from error
-            settings = self._settings
-            config = EngineConfig(
-                model=resolve_model(settings.policy_model, settings.model_cache),
-                device=settings.policy_device,
-                threads=settings.policy_threads or 0,
-                max_sequences=settings.policy_max_sequences,
-                max_sequence_tokens=settings.policy_max_sequence_tokens,
-            )
-            if settings.policy_dtype != "auto":
-                config = replace(config, dtype=settings.policy_dtype)
-            engine = await asyncio.to_thread(PolicyEngine, config)
+            url = self._settings.policy_base_url
+            engine = await asyncio.to_thread(self._remote, url) if url else await self._local()
             await engine.start()
             self._engine = engine
         return self._engine
 
-    async def _load(self, engine: PolicyEngine, policy: StoredPolicy) -> None:
+    async def _local(self) -> Engine:
+        try:
+            from services.rollout.policy.engine import (  # noqa: PLC0415 - torch only on need
+                EngineConfig,
+                PolicyEngine,
+            )
+        except ImportError as error:
+            raise _missing(error) from error
+        settings = self._settings
+        config = EngineConfig(
+            model=resolve_model(settings.policy_model, settings.model_cache),
+            device=settings.policy_device,
+            threads=settings.policy_threads or 0,
+            max_sequences=settings.policy_max_sequences,
+            max_sequence_tokens=settings.policy_max_sequence_tokens,
+        )
+        if settings.policy_dtype != "auto":
+            config = replace(config, dtype=settings.policy_dtype)
+        return await asyncio.to_thread(PolicyEngine, config)
+
+    def _remote(self, url: str) -> Engine:
+        try:
+            from services.rollout.policy.remote import (  # noqa: PLC0415 - tokenizers only on need
+                RemotePolicyEngine,
+                ServerConfig,
+            )
+        except ImportError as error:
+            raise _missing(error) from error
+        settings = self._settings
+        config = ServerConfig(
+            base_url=url,
+            served_model=settings.policy_served_model,
+            model=resolve_model(settings.policy_model, settings.model_cache),
+            max_sequences=settings.policy_max_sequences,
+            max_sequence_tokens=settings.policy_max_sequence_tokens,
+            cache=settings.model_cache,
+        )
+        return RemotePolicyEngine(config, self._published_weights)
+
+    async def _published_weights(self) -> PublishedWeights | None:
+        from services.rollout.policy.remote import PublishedWeights  # noqa: PLC0415 - as above
+
+        latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
+        return PublishedWeights(latest.version, Path(latest.weights_path)) if latest else None
+
+    async def _load(self, engine: Engine, policy: StoredPolicy) -> None:
         path = Path(policy.weights_path)
         found = await asyncio.to_thread(_sha256, path)
         if found != policy.weights_sha256.lower():
@@ -149,7 +181,7 @@ def _load_chat(settings: Settings) -> Chat:
 
 def _missing(error: ImportError) -> PreconditionFailed:
     return PreconditionFailed(
-        f"The local policy needs the package {error.name!r}; install synthagent[policy]."
+        f"The policy needs the package {error.name!r}; install synthagent[policy]."
     )
 
 

@@ -16,6 +16,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from services.rollout.agents import ReferenceAgent
 from services.rollout.changes import Changes
 from services.rollout.order import GroupOrder, group_id, shuffled, trajectory_id
 from services.rollout.policies import Policies, unknown_policy
@@ -28,6 +29,7 @@ from services.rollout.spec import (
     digest,
 )
 from synthagent.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
+from synthagent.llm import Models
 from synthagent.store import Store, episodes, runs
 from synthagent.store.database import now
 from synthagent.store.runs import Progress, RunState, StoredGroup, StoredRun
@@ -56,6 +58,7 @@ class RunControl:
         self,
         store: Store,
         policies: Policies,
+        models: Models,
         scheduler: Scheduler,
         changes: Changes,
         *,
@@ -64,6 +67,7 @@ class RunControl:
         """A step is admitted while fewer than `window` episodes of its run wait or run."""
         self._store = store
         self._policies = policies
+        self._models = models
         self._scheduler = scheduler
         self._changes = changes
         self._window = window
@@ -90,9 +94,20 @@ class RunControl:
                         "raise SYNTHAGENT_POLICY_MAX_SEQUENCE_TOKENS.",
                         field="spec.policy.max_episode_tokens",
                     )
-            else:
+            elif spec.reference:
                 await self._policies.demonstration_chat()
+            elif spec.model:
+                self._models.need(spec.model.role)
             task_ids = await self._store.read(lambda c: _select(c, spec))
+            if spec.reference and spec.reference is not ReferenceAgent.NOOP:
+                planless = await self._store.read(lambda c: runs.without_plan(c, task_ids))
+                if planless:
+                    raise PreconditionFailed(
+                        f"Task {planless!r} has no gold plan, which the agent "
+                        f"{spec.reference.value!r} follows; select other tasks, or another agent.",
+                        field="spec.reference",
+                        task_id=planless,
+                    )
             if not spec.training and spec.episodes_total(len(task_ids)) > MAX_UNSTEPPED_EPISODES:
                 raise InvalidInput(
                     f"The run has more than {MAX_UNSTEPPED_EPISODES} episodes; select fewer tasks.",

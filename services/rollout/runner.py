@@ -10,12 +10,15 @@ from services.rollout.agents import ScriptedAgent
 from services.rollout.counterparts import RemoteCounterparts
 from services.rollout.episode import Agent, Episode
 from services.rollout.journal import EpisodeJournal, JournalWriter
+from services.rollout.model_speaker import ModelSpeaker
 from services.rollout.order import noise_seed, ordinal_of
 from services.rollout.policies import Policies
 from services.rollout.speakers import PolicySpeaker, ReferenceSpeaker
 from services.rollout.spec import RunSpec
 from services.rollout.transcript import Transcript
+from synthagent import accounts
 from synthagent.client import SynthAgentClient
+from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, TaskCache, episodes, runs
 from synthagent.store.episodes import LeaseLost, StoredEpisode, StoredTrajectory
@@ -32,14 +35,16 @@ class EpisodeRunner:
         tasks: TaskCache,
         client: SynthAgentClient,
         policies: Policies,
-        metrics: ServerMetrics,
+        models: Models,
         *,
+        metrics: ServerMetrics,
         owner: str,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._client = client
         self._policies = policies
+        self._models = models
         self._metrics = metrics
         self._owner = owner
         self._writer = JournalWriter(store)
@@ -66,7 +71,8 @@ class EpisodeRunner:
             max_turns=spec.max_turns,
             reward_preset=spec.reward_preset,
         )
-        self._count(stored, *await episode.run())
+        with accounts.charged(stored.run_id):
+            self._count(stored, *await episode.run())
 
     async def close(self) -> None:
         """Returns once what episodes wrote is committed."""
@@ -119,6 +125,10 @@ class EpisodeRunner:
             chat = await self._policies.demonstration_chat()
             transcript = Transcript(chat, task, trajectory.segments) if chat else None
             return ReferenceSpeaker(ScriptedAgent(spec.reference, task), transcript)
+        noise = noise_seed(spec.seed, ordinal_of(stored.group_id), stored.index)
+        if spec.model:
+            model = self._models.need(spec.model.role)
+            return ModelSpeaker(model, task, spec.model, key=stored.trajectory_id, noise_seed=noise)
         if spec.policy is None:
             raise TypeError(f"run {stored.run_id} has no agent")
         engine = await self._policies.engine()
@@ -127,7 +137,7 @@ class EpisodeRunner:
             Transcript(engine.chat, task, trajectory.segments),
             spec.policy,
             key=stored.trajectory_id,
-            noise_seed=noise_seed(spec.seed, ordinal_of(stored.group_id), stored.index),
+            noise_seed=noise,
         )
 
     def _count(self, stored: StoredEpisode, end: EpisodeEnd, verdict: Verdict) -> None:

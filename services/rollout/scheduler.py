@@ -184,6 +184,8 @@ class Scheduler:
                 running = dict(self._running)
                 for trajectory_id in await self._store.write(partial(self._renew, list(running))):
                     running[trajectory_id][1].cancel()  # taken over, or cancelled elsewhere
+                age = await self._store.read(leases.queue_age)
+                self._metrics.episodes_queue_age_seconds.set(age)
 
     def _renew(self, running: list[str], connection: Connection) -> set[str]:
         leases.renew(connection, self._owner, _seconds_from_now(LEASE_SECONDS))

@@ -175,8 +175,11 @@ async def register(server: grpc.aio.Server, resources: Resources) -> Service:
     limit = settings.max_concurrent_episodes
     policies = Policies(store, settings, metrics)
     scheduler = Scheduler(store, metrics, owner=owner, limit=limit)
-    control = RunControl(store, policies, scheduler, changes, window=limit)
-    runner = EpisodeRunner(store, resources.tasks, resources.client, policies, metrics, owner=owner)
+    models = resources.models
+    control = RunControl(store, policies, models, scheduler, changes, window=limit)
+    runner = EpisodeRunner(
+        store, resources.tasks, resources.client, policies, models, metrics=metrics, owner=owner
+    )
     batches = Batches(store, policies, scheduler, changes)
     rollout_pb2_grpc.add_RolloutServicer_to_server(
         RolloutServicer(store, control, batches, policies), server

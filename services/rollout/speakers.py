@@ -22,7 +22,7 @@ from synthagent.worlds.episode import Event, InvalidReason
 from synthagent.worlds.protocol import parse
 
 if TYPE_CHECKING:
-    from services.rollout.policy.engine import Generation, PolicyEngine
+    from services.rollout.policy.generation import Engine, Generation
 
 _ATTEMPTS = 2
 _PAUSE_SECONDS = 0.2
@@ -53,7 +53,7 @@ class PolicySpeaker:
 
     def __init__(
         self,
-        engine: PolicyEngine,
+        engine: Engine,
         transcript: Transcript,
         spec: PolicyAgentSpec,
         *,

@@ -6,7 +6,7 @@ Defaults are filled in, so that two spellings of one specification are equal, wi
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,14 @@ class PolicyAgentSpec(Value):
     policy: str = DEFAULT_POLICY
     sampling: Sampling
     max_episode_tokens: int = Field(2048, ge=64, le=1_048_576)
+
+
+class ModelAgentSpec(Value):
+    """A chat model that acts; None and 0 mean what its role is configured with."""
+
+    role: Literal["teacher"] = "teacher"
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_turn_tokens: int = Field(0, ge=0, le=32_768)
 
 
 class Selection(Value):
@@ -63,10 +71,11 @@ class Training(Value):
 
 
 class RunSpec(Value):
-    """A run's specification; exactly one of `reference` and `policy` acts."""
+    """A run's specification; exactly one of `reference`, `policy` and `model` acts."""
 
     reference: ReferenceAgent | None = None
     policy: PolicyAgentSpec | None = None
+    model: ModelAgentSpec | None = None
     tasks: Selection
     group_size: int = Field(1, ge=1, le=1024)
     max_turns: int = Field(16, ge=1, le=1000)
@@ -76,8 +85,10 @@ class RunSpec(Value):
 
     @model_validator(mode="after")
     def _check(self) -> RunSpec:
-        if (self.reference is None) == (self.policy is None):
-            raise ValueError("an agent must act: set reference or policy")
+        if sum(agent is not None for agent in (self.reference, self.policy, self.model)) != 1:
+            raise ValueError("one agent must act: set reference, policy or model")
+        if self.model and self.training:
+            raise ValueError("a chat model gives no tokens to train on; set no training steps")
         if self.reward_preset not in REWARD_PRESETS:
             known = ", ".join(sorted(REWARD_PRESETS))
             raise ValueError(f"no reward_preset {self.reward_preset!r}; known are {known}")
@@ -86,12 +97,15 @@ class RunSpec(Value):
     @property
     def agent(self) -> str:
         """Name of the agent that acts."""
-        return self.reference.value if self.reference else self.policy.policy if self.policy else ""
+        if self.reference:
+            return self.reference.value
+        return self.policy.policy if self.policy else self.model.role if self.model else ""
 
     @property
     def canonical(self) -> str:
         """The specification as canonical JSON: what is stored."""
-        return canonical_json(self.model_dump(mode="json")).decode()
+        absent = {"model"} if self.model is None else None  # as before there were such agents
+        return canonical_json(self.model_dump(mode="json", exclude=absent)).decode()
 
     def groups_total(self, tasks: int) -> int:
         """Groups of the whole run over that many tasks."""

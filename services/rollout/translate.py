@@ -8,6 +8,7 @@ from services.rollout.agents import ReferenceAgent
 from services.rollout.run_control import RunView
 from services.rollout.spec import (
     DEFAULT_POLICY,
+    ModelAgentSpec,
     PolicyAgentSpec,
     RunId,
     RunSpec,
@@ -51,16 +52,20 @@ def run_id_from(text: str) -> str:
 
 def spec_from_proto(message: pb.RunSpec, path: str = "spec") -> RunSpec:
     """The specification of a message, defaults filled in. Raises InvalidInput."""
-    reference = policy = None
-    if chosen(message, "agent", path) == "reference":
+    reference = policy = model = None
+    agent = chosen(message, "agent", path)
+    if agent == "reference":
         reference = _AGENT.from_number(message.reference, f"{path}.reference")
-    else:
+    elif agent == "policy":
         policy = _policy_from_proto(message.policy, f"{path}.policy")
+    else:
+        model = _model_from_proto(message.model, f"{path}.model")
     return build(
         path,
         RunSpec,
         reference=reference,
         policy=policy,
+        model=model,
         tasks=_selection_from_proto(message.tasks, required(message, "tasks", path)),
         group_size=message.group_size or 1,
         max_turns=message.max_turns or 16,
@@ -69,6 +74,16 @@ def spec_from_proto(message: pb.RunSpec, path: str = "spec") -> RunSpec:
         training=_training_from_proto(message.training, f"{path}.training")
         if message.HasField("training")
         else None,
+    )
+
+
+def _model_from_proto(message: pb.ModelAgent, path: str) -> ModelAgentSpec:
+    return build(
+        path,
+        ModelAgentSpec,
+        role=message.role or "teacher",
+        temperature=message.temperature if message.HasField("temperature") else None,
+        max_turn_tokens=message.max_turn_tokens,
     )
 
 
@@ -124,6 +139,11 @@ def spec_to_proto(spec: RunSpec) -> pb.RunSpec:
         message.policy.policy = spec.policy.policy
         message.policy.sampling.CopyFrom(sampling_to_proto(spec.policy.sampling))
         message.policy.max_episode_tokens = spec.policy.max_episode_tokens
+    if spec.model:
+        message.model.role = spec.model.role
+        message.model.max_turn_tokens = spec.model.max_turn_tokens
+        if spec.model.temperature is not None:
+            message.model.temperature = spec.model.temperature
     if spec.training:
         message.training.CopyFrom(pb.TrainingSteps(**spec.training.model_dump()))
     return message

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 from sqlmodel import col
 
+from services.task_synthesis import routes
 from services.task_synthesis.admission import admit_novel, new_index
 from services.task_synthesis.examine import Examined, certify_given
 from services.task_synthesis.workers import Workers
@@ -28,6 +30,7 @@ from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.spec import Gate, Split, Task, task_digest
 
 _CERTIFIED_AT_ONCE = 8
+_READ_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Importer:
         self._metrics = metrics
         self._evaluation_items = evaluation_items
         self._index: NoveltyIndex | None = None
-        self._indexed_ordinal = 0
+        self._indexed: set[int] = set()  # ordinals
         self._lock = asyncio.Lock()
 
     async def import_tasks(self, given: Sequence[Task]) -> list[Refused | None]:
@@ -102,17 +105,16 @@ class Importer:
         return None
 
     async def _current_index(self) -> NoveltyIndex:
-        """The index with every task that was stored since it was last used."""
+        """The index with every task that was admitted since it was last used; drafts are none."""
         if self._index is None:
             self._index = await asyncio.to_thread(new_index, self._evaluation_items)
-        while True:
-            since = self._indexed_ordinal
-            rows = await self._store.read(lambda c, after=since: _stored_after(c, after))  # type: ignore[misc]  # mypy infers no type for a lambda's default
-            if not rows:
-                return self._index
-            for _, body in rows:
+        new = sorted(set(await self._store.read(_admitted)) - self._indexed)
+        for start in range(0, len(new), _READ_AT_ONCE):
+            some = new[start : start + _READ_AT_ONCE]
+            for body in await self._store.read(partial(_bodies, some)):
                 await asyncio.to_thread(self._index.add, Task.model_validate_json(body))
-            self._indexed_ordinal = rows[-1][0]
+            self._indexed.update(some)
+        return self._index
 
 
 def _stored_digest(connection: Connection, task_id: str) -> str | None:
@@ -124,7 +126,7 @@ def _stored_digest(connection: Connection, task_id: str) -> str | None:
 def _split_of_domain(connection: Connection, task: Task) -> Split | None:
     """The split that the task's domain belongs to, by our data files or the tasks stored first."""
     for split in Split:
-        if task.domain in domains(split):
+        if task.domain in domains(split) or task.domain in routes.domains(split):
             return split
     found = connection.execute(
         select(col(TaskRow.split))
@@ -135,11 +137,16 @@ def _split_of_domain(connection: Connection, task: Task) -> Split | None:
     return None if found is None else Split(found)
 
 
-def _stored_after(connection: Connection, ordinal: int) -> list[tuple[int, str]]:
+def _admitted(connection: Connection) -> list[int]:
+    """The ordinals of all tasks that are no drafts; a draft may have become one since."""
+    found = connection.execute(select(col(TaskRow.ordinal)).where(~col(TaskRow.draft)))
+    return [ordinal or 0 for ordinal in found.scalars()]
+
+
+def _bodies(ordinals: Sequence[int], connection: Connection) -> list[str]:
     rows = connection.execute(
-        select(col(TaskRow.ordinal), col(TaskRow.body))
-        .where(col(TaskRow.ordinal) > ordinal)
+        select(col(TaskRow.body))
+        .where(col(TaskRow.ordinal).in_(ordinals))
         .order_by(col(TaskRow.ordinal))
-        .limit(200)
     )
-    return [(row[0] or 0, row[1]) for row in rows]
+    return list(rows.scalars())

@@ -2,64 +2,140 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from sqlalchemy import Connection
 
-from services.task_synthesis.examine import Drawing
+from services.task_synthesis import journal, translate
 from services.task_synthesis.importing import Importer, Refused
-from services.task_synthesis.synthesize import Order, Progress, Synthesizer
+from services.task_synthesis.model_backend import ModelBackend
+from services.task_synthesis.model_item import ModelOrder
+from services.task_synthesis.persona_sets import PersonaSets
+from services.task_synthesis.progress import NOT_COMPOSED, Progress
+from services.task_synthesis.synthesize import Synthesizer
 from services.task_synthesis.workers import Workers
 from synthagent.api.v1 import task_pb2, task_pb2_grpc
-from synthagent.convert import (
-    GATE,
-    SPLIT,
-    split_from_proto,
-    split_to_proto,
-    task_from_proto,
-    task_to_proto,
-)
-from synthagent.errors import InvalidInput
+from synthagent.convert import GATE, SPLIT, persona_to_proto, task_from_proto, task_to_proto
+from synthagent.errors import InvalidInput, NotFound
 from synthagent.server import Resources, Service
 from synthagent.store import Store, once, requests, tasks
-from synthagent.worlds.compose import DIFFICULTIES, Composer, domains
-from synthagent.worlds.spec import Split, Task
+from synthagent.worlds.spec import Task
 
-MAX_COUNT = 100_000
 MAX_IMPORT = 1000
-MAX_PAGE = 1000
-DEFAULT_PAGE = 100
-DEFAULT_DIFFICULTY = "standard"
 
 _SYNTHESIZE = "TaskSynthesis.SynthesizeTasks"
 _IMPORT = "TaskSynthesis.ImportTasks"
+_IMPORT_PERSONAS = "TaskSynthesis.ImportPersonas"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TaskSynthesisServicer(task_pb2_grpc.TaskSynthesisServicer):
     """Translates between messages and synthesis, import and storage."""
 
-    def __init__(self, store: Store, synthesizer: Synthesizer, importer: Importer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        synthesizer: Synthesizer,
+        model_teacher: ModelBackend,
+        importer: Importer,
+    ) -> None:
         self._store = store
         self._synthesizer = synthesizer
+        self._model_teacher = model_teacher
         self._importer = importer
+        self._persona_sets = PersonaSets(store)
 
     async def SynthesizeTasks(  # noqa: D102 - the contract names and documents it
         self, request: task_pb2.SynthesizeTasksRequest, context: _Context
     ) -> AsyncIterator[task_pb2.SynthesizeTasksResponse]:
-        order = _order(request)
+        order = translate.order_from_proto(request)
+        items: AsyncIterator[Task | Progress]
+        if isinstance(order, ModelOrder):
+            await self._persona_sets.check(order.persona_set, "model.persona_set")
+            items = self._model_teacher.synthesizer(order.tool_kind).run(order)
+        else:
+            items = self._synthesizer.run(order)
 
-        def claim(connection: Any) -> None:
+        def claim(connection: Connection) -> None:
             found = requests.find(connection, _SYNTHESIZE, request.request_id, request)
             if found is None:
-                requests.record(connection, _SYNTHESIZE, request.request_id, request, None)
+                asked = translate.wanted(order)
+                requests.record(connection, _SYNTHESIZE, request.request_id, request, asked)
 
         await self._store.write(claim)
-        async for item in self._synthesizer.run(order):
-            yield _response(item)
+        async for item in items:
+            yield translate.response(item)
+
+    async def GetSynthesis(  # noqa: D102 - the contract names and documents it
+        self, request: task_pb2.GetSynthesisRequest, context: _Context
+    ) -> task_pb2.GetSynthesisResponse:
+        asked = await self._asked(request.request_id)
+        summary = await self._store.read(
+            lambda c: journal.summarize(c, request.request_id, NOT_COMPOSED)
+        )
+        return translate.synthesis_to_proto(asked, summary)
+
+    async def ListSynthesisItems(  # noqa: D102 - the contract names and documents it
+        self, request: task_pb2.ListSynthesisItemsRequest, context: _Context
+    ) -> task_pb2.ListSynthesisItemsResponse:
+        size = translate.page_size(request.page_size)
+        await self._asked(request.request_id)
+        page = await self._store.read(
+            lambda c: journal.list_page(
+                c, request.request_id, page_size=size, page_token=request.page_token
+            )
+        )
+        return task_pb2.ListSynthesisItemsResponse(
+            items=[translate.attempt_to_proto(each, NOT_COMPOSED) for each in page.attempts],
+            next_page_token=page.next_page_token,
+        )
+
+    async def _asked(self, request_id: str) -> task_pb2.GetSynthesisResponse:
+        """What a synthesis was to give, as it was claimed. Raises NotFound."""
+        stored = await self._store.read(lambda c: requests.answer(c, _SYNTHESIZE, request_id))
+        if stored is None:
+            raise NotFound(
+                f"There was no synthesis with the request_id {request_id!r}.", field="request_id"
+            )
+        return task_pb2.GetSynthesisResponse.FromString(stored)
+
+    async def ImportPersonas(  # noqa: D102 - the contract names and documents it
+        self, request: task_pb2.ImportPersonasRequest, context: _Context
+    ) -> task_pb2.ImportPersonasResponse:
+        async def compute() -> task_pb2.ImportPersonasResponse:
+            translate.check_set_name(request.persona_set)
+            _check_number(len(request.personas), "personas")
+            given = [
+                translate.persona_from_proto(message, f"personas[{index}]")
+                for index, message in enumerate(request.personas)
+            ]
+            stored, total = await self._persona_sets.add(request.persona_set, given)
+            return task_pb2.ImportPersonasResponse(
+                stored=stored, duplicates=len(given) - stored, total=total
+            )
+
+        return await once(
+            self._store,
+            _IMPORT_PERSONAS,
+            request.request_id,
+            request,
+            response_type=task_pb2.ImportPersonasResponse,
+            compute=compute,
+        )
+
+    async def ListPersonas(  # noqa: D102 - the contract names and documents it
+        self, request: task_pb2.ListPersonasRequest, context: _Context
+    ) -> task_pb2.ListPersonasResponse:
+        size = translate.page_size(request.page_size)
+        page = await self._persona_sets.page(request.persona_set, size, request.page_token)
+        return task_pb2.ListPersonasResponse(
+            personas=[persona_to_proto(persona) for persona in page.personas],
+            next_page_token=page.next_page_token,
+            total=page.total,
+        )
 
     async def GetTask(  # noqa: D102 - the contract names and documents it
         self, request: task_pb2.GetTaskRequest, context: _Context
@@ -70,15 +146,12 @@ class TaskSynthesisServicer(task_pb2_grpc.TaskSynthesisServicer):
     async def ListTasks(  # noqa: D102 - the contract names and documents it
         self, request: task_pb2.ListTasksRequest, context: _Context
     ) -> task_pb2.ListTasksResponse:
-        if request.page_size > MAX_PAGE:
-            raise InvalidInput(
-                f"page_size is {request.page_size}; give at most {MAX_PAGE}.", field="page_size"
-            )
+        size = translate.page_size(request.page_size)
         split = SPLIT.from_optional(request.split, "split")
         page = await self._store.read(
             lambda c: tasks.list_page(
                 c,
-                page_size=request.page_size or DEFAULT_PAGE,
+                page_size=size,
                 page_token=request.page_token,
                 split=split,
                 domain=request.domain,
@@ -86,7 +159,7 @@ class TaskSynthesisServicer(task_pb2_grpc.TaskSynthesisServicer):
             )
         )
         return task_pb2.ListTasksResponse(
-            tasks=[_summary(summary) for summary in page.tasks],
+            tasks=[translate.summary_to_proto(summary) for summary in page.tasks],
             next_page_token=page.next_page_token,
         )
 
@@ -94,11 +167,7 @@ class TaskSynthesisServicer(task_pb2_grpc.TaskSynthesisServicer):
         self, request: task_pb2.ImportTasksRequest, context: _Context
     ) -> task_pb2.ImportTasksResponse:
         async def compute() -> task_pb2.ImportTasksResponse:
-            if not 1 <= len(request.tasks) <= MAX_IMPORT:
-                raise InvalidInput(
-                    f"The request has {len(request.tasks)} tasks; give 1 to {MAX_IMPORT}.",
-                    field="tasks",
-                )
+            _check_number(len(request.tasks), "tasks")
             return await self._import(request.tasks)
 
         return await once(
@@ -136,59 +205,6 @@ class TaskSynthesisServicer(task_pb2_grpc.TaskSynthesisServicer):
         return response
 
 
-def _order(request: task_pb2.SynthesizeTasksRequest) -> Order:
-    """The order of a request. Raises InvalidInput, which names the field."""
-    requests.check_request_id(request.request_id)
-    if not 1 <= request.count <= MAX_COUNT:
-        raise InvalidInput(f"count is {request.count}; give 1 to {MAX_COUNT}.", field="count")
-    split = split_from_proto(request.split)
-    difficulty = request.difficulty or DEFAULT_DIFFICULTY
-    _check_known(difficulty, DIFFICULTIES, "difficulty", "difficulty")
-    for number, domain in enumerate(request.domains):
-        other = next(each for each in Split if each is not split)
-        if domain in domains(other):
-            raise InvalidInput(
-                f"Domain {domain!r} belongs to the split {other.value}, not {split.value}.",
-                field=f"domains[{number}]",
-            )
-        _check_known(domain, domains(split), f"domains[{number}]", f"domain of {split.value}")
-    chosen = tuple(sorted(set(request.domains))) or None
-    try:
-        Composer(split, difficulty, chosen)
-    except ValueError as error:
-        raise InvalidInput(f"Nothing can be composed: {error}.", field="domains") from error
-    return Order(
-        request.request_id, request.count, Drawing(split, difficulty, chosen, request.seed)
-    )
-
-
-def _check_known(name: str, known: Iterable[str], field: str, what: str) -> None:
-    names = sorted(known) if field.startswith("domains") else list(known)
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise InvalidInput(f"There is no {what} {name!r}; {hint}{', '.join(names)}.", field=field)
-
-
-def _response(item: Task | Progress) -> task_pb2.SynthesizeTasksResponse:
-    if isinstance(item, Task):
-        return task_pb2.SynthesizeTasksResponse(task=task_to_proto(item))
-    return task_pb2.SynthesizeTasksResponse(
-        progress=task_pb2.SynthesisProgress(
-            requested=item.requested,
-            admitted=item.admitted,
-            attempted=item.attempted,
-            rejected_by_gate=item.rejected_by_gate,
-        )
-    )
-
-
-def _summary(summary: tasks.TaskSummary) -> task_pb2.TaskSummary:
-    values = asdict(summary)
-    values["split"] = split_to_proto(summary.split)
-    return task_pb2.TaskSummary(**values)
-
-
 def _without_certificate(message: task_pb2.Task) -> task_pb2.Task:
     """The message without its certificate, which is ignored even where it is malformed."""
     if not message.HasField("certificate"):
@@ -197,6 +213,11 @@ def _without_certificate(message: task_pb2.Task) -> task_pb2.Task:
     bare.CopyFrom(message)
     bare.ClearField("certificate")
     return bare
+
+
+def _check_number(given: int, field: str) -> None:
+    if not 1 <= given <= MAX_IMPORT:
+        raise InvalidInput(f"The request has {given} {field}; give 1 to {MAX_IMPORT}.", field=field)
 
 
 @dataclass
@@ -218,6 +239,7 @@ async def register(server: grpc.aio.Server, resources: Resources) -> Service:
     servicer = TaskSynthesisServicer(
         store,
         Synthesizer(store, workers, metrics, items),
+        ModelBackend(resources, workers),
         Importer(store, workers, metrics, items),
     )
     task_pb2_grpc.add_TaskSynthesisServicer_to_server(servicer, server)

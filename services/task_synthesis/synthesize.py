@@ -12,16 +12,16 @@ once.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.task_synthesis import journal
 from services.task_synthesis.admission import admit_novel, new_index
 from services.task_synthesis.examine import Drawing, Examined, examine
 from services.task_synthesis.journal import Attempt
+from services.task_synthesis.progress import NOT_COMPOSED, PROGRESS_SECONDS, Progress, Tally
 from services.task_synthesis.workers import Workers
 from synthagent.errors import LimitExceeded
 from synthagent.metrics import ServerMetrics
@@ -32,12 +32,6 @@ from synthagent.worlds.spec import Task
 
 ATTEMPTS_PER_TASK = 20
 """Attempts that a request may make for each task that it asks for."""
-
-PROGRESS_SECONDS = 0.5
-"""Longest silence of the stream."""
-
-NOT_COMPOSED = "compose"
-"""Stands for a gate where the teacher gave no task at all."""
 
 _EXAMINED_AT_ONCE = 2
 """Attempts of one job: enough to hide its cost, few enough to keep progress smooth."""
@@ -53,51 +47,6 @@ class Order:
     request_id: str
     count: int
     drawing: Drawing
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a synthesis is; `rejected_by_gate` counts refusals by the gate that failed first."""
-
-    requested: int
-    admitted: int
-    attempted: int
-    rejected_by_gate: Mapping[str, int]
-
-
-@dataclass
-class _Tally:
-    """The running state of one request."""
-
-    order: Order
-    admitted: int = 0
-    attempted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    reported_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def limit(self) -> int:
-        return self.order.count * ATTEMPTS_PER_TASK
-
-    @property
-    def open(self) -> bool:
-        """Whether more attempts are wanted and allowed."""
-        return self.admitted < self.order.count and self.attempted < self.limit
-
-    def count(self, attempt: Attempt) -> None:
-        self.attempted += 1
-        if attempt.task_id:
-            self.admitted += 1
-        else:
-            self.rejected[attempt.gate or NOT_COMPOSED] += 1
-
-    def report(self) -> Progress:
-        self.reported_at = time.monotonic()
-        return Progress(self.order.count, self.admitted, self.attempted, dict(self.rejected))
-
-    @property
-    def report_due(self) -> bool:
-        return time.monotonic() - self.reported_at >= PROGRESS_SECONDS
 
 
 class Synthesizer:
@@ -125,12 +74,12 @@ class Synthesizer:
         lock = self._running.setdefault(order.request_id, asyncio.Lock())
         try:
             async with lock:
-                tally = _Tally(order)
+                tally = Tally(order.count, order.count * ATTEMPTS_PER_TASK)
                 index = await asyncio.to_thread(new_index, self._evaluation_items)
-                async for task in self._stored(tally, index):
+                async for task in self._stored(order, tally, index):
                     yield task
                 if tally.open:
-                    async for item in self._make(tally, index):
+                    async for item in self._make(order, tally, index):
                         yield item
                 yield tally.report()
                 if tally.admitted < order.count:
@@ -139,11 +88,11 @@ class Synthesizer:
             if not lock.locked():
                 self._running.pop(order.request_id, None)
 
-    async def _stored(self, tally: _Tally, index: NoveltyIndex) -> AsyncIterator[Task]:
+    async def _stored(self, order: Order, tally: Tally, index: NoveltyIndex) -> AsyncIterator[Task]:
         """The tasks of earlier calls of the request."""
-        request_id = tally.order.request_id
+        request_id = order.request_id
         attempts = await self._store.read(lambda c: journal.load(c, request_id))
-        complete = sum(bool(attempt.task_id) for attempt in attempts) >= tally.order.count
+        complete = sum(bool(attempt.task_id) for attempt in attempts) >= order.count
         for attempt in attempts:
             tally.count(attempt)
             if attempt.task_id:
@@ -153,7 +102,9 @@ class Synthesizer:
                     await asyncio.to_thread(index.add, task)
                 yield task
 
-    async def _make(self, tally: _Tally, index: NoveltyIndex) -> AsyncIterator[Task | Progress]:
+    async def _make(
+        self, order: Order, tally: Tally, index: NoveltyIndex
+    ) -> AsyncIterator[Task | Progress]:
         """New attempts until the order is filled or the attempts are used up."""
         jobs: deque[asyncio.Future[list[Examined]]] = deque()
         first = tally.attempted
@@ -161,14 +112,14 @@ class Synthesizer:
             while tally.open:
                 while len(jobs) < self._workers.size + _JOBS_AHEAD and first < tally.limit:
                     attempts = range(first, min(first + _EXAMINED_AT_ONCE, tally.limit))
-                    jobs.append(self._workers.submit(examine, tally.order.drawing, attempts))
+                    jobs.append(self._workers.submit(examine, order.drawing, attempts))
                     first = attempts.stop
                 while not jobs[0].done():
                     await asyncio.wait([jobs[0]], timeout=PROGRESS_SECONDS)
                     if tally.report_due:
                         yield tally.report()
                 examined = await self._workers.result(jobs.popleft())
-                for task in await self._settle(tally, index, examined):
+                for task in await self._settle(order, tally, index, examined):
                     yield task
                 if tally.report_due:
                     yield tally.report()
@@ -177,17 +128,21 @@ class Synthesizer:
                 job.cancel()
 
     async def _settle(
-        self, tally: _Tally, index: NoveltyIndex, examined: Sequence[Examined]
+        self,
+        order: Order,
+        tally: Tally,
+        index: NoveltyIndex,
+        examined: Sequence[Examined],
     ) -> list[Task]:
         """Passes attempts through the last gate, stores them, and returns the admitted tasks."""
-        wanted = tally.order.count - tally.admitted
+        wanted = order.count - tally.admitted
         settled = await asyncio.to_thread(_settle, examined, index, wanted)
-        request_id = tally.order.request_id
+        request_id = order.request_id
         await self._store.write(lambda c: journal.keep(c, request_id, settled))
         for attempt, _ in settled:
             tally.count(attempt)
             if attempt.task_id:
-                self._metrics.tasks_admitted.labels(tally.order.drawing.split.value).inc()
+                self._metrics.tasks_admitted.labels(order.drawing.split.value).inc()
             else:
                 self._metrics.tasks_rejected.labels(attempt.gate or NOT_COMPOSED).inc()
         return [task for _, task in settled if task is not None]
@@ -218,10 +173,10 @@ def _settle(
     return settled
 
 
-def _exhausted(tally: _Tally) -> LimitExceeded:
+def _exhausted(tally: Tally) -> LimitExceeded:
     gate, refused = tally.rejected.most_common(1)[0]
     return LimitExceeded(
-        f"Only {tally.admitted} of {tally.order.count} tasks were admitted in {tally.attempted} "
+        f"Only {tally.admitted} of {tally.requested} tasks were admitted in {tally.attempted} "
         f"attempts; the gate {gate} refused {refused}. What was admitted is stored. Ask for fewer "
         "tasks, more domains or another difficulty.",
         admitted=str(tally.admitted),

@@ -7,6 +7,7 @@ from services.rollout.policies import Policies
 from services.rollout.run_control import RunControl
 from services.rollout.scheduler import Scheduler
 from services.rollout.spec import RunSpec, Selection, Training
+from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
 from synthagent.settings import load_settings
 from synthagent.store import Store, runs, upgrade
@@ -20,9 +21,11 @@ WINDOW = 2
 def _control(store: Store) -> RunControl:
     """The runs as one replica sees them; nothing is run."""
     metrics = ServerMetrics()
-    policies = Policies(store, load_settings(), metrics)
+    settings = load_settings()
+    policies = Policies(store, settings, metrics)
     scheduler = Scheduler(store, metrics, owner="here/1/a", limit=WINDOW)
-    return RunControl(store, policies, scheduler, Changes(), window=WINDOW)
+    models = Models(settings, store, metrics)
+    return RunControl(store, policies, models, scheduler, Changes(), window=WINDOW)
 
 
 async def test_a_run_cancelled_elsewhere_leaves_the_others_their_turn(tmp_path: Path) -> None:

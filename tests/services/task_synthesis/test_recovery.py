@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Self
 
 import psutil
 
@@ -21,18 +24,24 @@ COUNT = 8
 
 
 class Served:
-    """A `task_synthesis` process and its address."""
+    """A process of a service, and its address."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(
+        self,
+        database: Path,
+        service: str = "task_synthesis",
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SYNTHAGENT_")}
         environment |= {
             "SYNTHAGENT_DATABASE_URL": f"sqlite:///{database}",
             "SYNTHAGENT_PORT": "0",
             "SYNTHAGENT_METRICS_PORT": "none",
             "SYNTHAGENT_DRAIN_SECONDS": "1",
+            **settings,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "services", "task_synthesis"],
+            [sys.executable, "-m", "services", service],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -40,6 +49,14 @@ class Served:
         )
         assert self.process.stdout is not None
         self.address: str = json.loads(self.process.stdout.readline())["address"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves no process behind where a test fails."""
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
 
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)

@@ -14,6 +14,7 @@ from synthagent.convert import task_to_proto
 from synthagent.errors import (
     InvalidInput,
     NotFound,
+    PreconditionFailed,
     RequestIdReused,
 )
 from synthagent.server import Running, running
@@ -190,7 +191,11 @@ async def test_an_identifier_belongs_to_one_content(client: SynthAgentClient) ->
 
 @pytest.mark.parametrize(
     ("domain", "split", "owner"),
-    [("observatory", Split.TRAIN, "held_out"), ("court_booking", Split.HELD_OUT, "train")],
+    [
+        ("observatory", Split.TRAIN, "held_out"),
+        ("ice_rink", Split.TRAIN, "held_out"),
+        ("court_booking", Split.HELD_OUT, "train"),
+    ],
 )
 async def test_a_domain_belongs_to_one_split(
     domain: str, split: Split, owner: str, client: SynthAgentClient
@@ -215,3 +220,167 @@ async def test_what_happened_is_counted(client: SynthAgentClient, server: Runnin
     assert count("synthagent_tasks_admitted_total", {"split": "train"}) == before + 2
     await client.import_tasks("counted", [changed(without_gold_booking)])
     assert (count("synthagent_tasks_rejected_total", {"gate": "gold"}) or 0.0) >= 1
+
+
+async def test_what_became_of_a_synthesis_is_a_query(client: SynthAgentClient) -> None:
+    tasks, progress = await synthesize(client, "asked-after", 3, seed=21)
+    synthesis = await client.get_synthesis("asked-after")
+    assert synthesis.progress == progress
+    assert getattr(synthesis, "yield") == 3 / progress.attempted
+    assert synthesis.tokens_per_admitted == synthesis.cost_per_admitted == 0
+    assert not synthesis.routes
+    items = [item async for item in client.list_synthesis_items("asked-after")]
+    assert [item.task_id for item in items if item.task_id] == [task.task_id for task in tasks]
+    assert [item.attempt for item in items] == list(range(progress.attempted))
+    assert all(bool(item.reason) == bool(item.rejected_by) != bool(item.task_id) for item in items)
+    request = task_pb2.ListSynthesisItemsRequest(request_id="asked-after", page_size=2)
+    first = await client._unary(client._tasks.ListSynthesisItems, request)
+    assert list(first.items) == items[:2]
+    request.page_token = first.next_page_token
+    second = await client._unary(client._tasks.ListSynthesisItems, request)
+    assert list(second.items) == items[2:4]
+    request.page_token = "x"
+    with pytest.raises(InvalidInput, match="page_token"):
+        await client._unary(client._tasks.ListSynthesisItems, request)
+
+
+async def test_a_synthesis_that_never_was(client: SynthAgentClient) -> None:
+    with pytest.raises(NotFound, match="never-was"):
+        await client.get_synthesis("never-was")
+    with pytest.raises(NotFound, match="never-was"):
+        [item async for item in client.list_synthesis_items("never-was")]
+
+
+MODEL = task_pb2.TEACHER_MODEL
+
+
+def weights(*given: tuple[str, str, float]) -> task_pb2.ModelTeacher:
+    return task_pb2.ModelTeacher(
+        routes=[task_pb2.RouteWeight(dimension=d, value=v, weight=w) for d, v, w in given]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"model": task_pb2.ModelTeacher()}, "model", "TEACHER_MODEL"),
+        ({"teacher": 9}, "teacher", "unknown number 9"),
+        ({"model": task_pb2.ModelTeacher(attempts=17)}, "model.attempts", "1 to 16"),
+        (
+            {"model": task_pb2.ModelTeacher(attempts=2, min_solutions=3)},
+            "model.min_solutions",
+            "only 2 attempts",
+        ),
+        ({"model": task_pb2.ModelTeacher(min_solutions=17)}, "model.min_solutions", "1 to 16"),
+        ({"model": task_pb2.ModelTeacher(repairs=9)}, "model.repairs", "0 to 8"),
+        ({"model": task_pb2.ModelTeacher(items_per_task=101)}, "model.items_per_task", "1 to 100"),
+        ({"model": task_pb2.ModelTeacher(tool_kind=7)}, "model.tool_kind", "TOOL_KIND_SQL"),  # type: ignore[arg-type]  # a number of a newer contract
+        (
+            {"model": task_pb2.ModelTeacher(persona_set="generatd")},
+            "model.persona_set",
+            "did you mean 'generated'",
+        ),
+        (
+            {"model": weights(("lenght", "short", 1))},
+            "model.routes[0].dimension",
+            "did you mean 'length'",
+        ),
+        (
+            {"model": weights(("length", "short", 1), ("tool_family", "bookin", 1))},
+            "model.routes[1].value",
+            "did you mean 'booking'",
+        ),
+        ({"model": weights(("length", "short", -1))}, "model.routes[0].weight", "at least 0"),
+        ({"teacher": MODEL, "domains": ["ice_rink"]}, "domains[0]", "split held_out"),
+        ({"teacher": MODEL, "domains": ["payrol"]}, "domains[0]", "did you mean 'payroll'"),
+        ({"teacher": MODEL, "difficulty": "hart"}, "difficulty", "did you mean 'hard'"),
+    ],
+)
+async def test_orders_for_a_model_that_are_refused(
+    client: SynthAgentClient, fields: dict[str, Any], field: str, words: str
+) -> None:
+    program = field == "model"
+    request = task_pb2.SynthesizeTasksRequest(
+        request_id="refused",
+        count=1,
+        split=task_pb2.SPLIT_TRAIN,
+        **{"teacher": task_pb2.TEACHER_PROGRAM if program else MODEL, **fields},
+    )
+    with pytest.raises(InvalidInput, match=words) as caught:
+        async for _ in client._stream(client._tasks.SynthesizeTasks, request):
+            pass
+    assert caught.value.field == field
+
+
+async def test_without_a_model_the_caller_is_told_what_to_set(client: SynthAgentClient) -> None:
+    with pytest.raises(PreconditionFailed, match="SYNTHAGENT_TEACHER__BASE_URL"):
+        await synthesize(client, "no-model", 1, model=task_pb2.ModelTeacher())
+
+
+async def test_personas_are_imported_once_and_listed(client: SynthAgentClient) -> None:
+    given = [
+        task_pb2.Persona(description="Mends nets by lamplight."),
+        task_pb2.Persona(name="Ada Holm", role="moss grower", description="Grows moss."),
+        task_pb2.Persona(description="Mends nets by lamplight."),
+    ]
+    response = await client.import_personas("first", "coast-1", given)
+    assert (response.stored, response.duplicates, response.total) == (2, 1, 2)
+    assert await client.import_personas("first", "coast-1", given) == response
+    again = await client.import_personas("second", "coast-1", given[:1])
+    assert (again.stored, again.duplicates, again.total) == (0, 1, 2)
+    with pytest.raises(RequestIdReused):
+        await client.import_personas("first", "coast-2", given)
+    listed = [persona async for persona in client.list_personas("coast-1")]
+    assert [each.description for each in listed] == [given[0].description, given[1].description]
+    assert (listed[1].name, listed[1].role) == ("Ada Holm", "moss grower")
+
+
+async def test_our_own_personas_are_listed_in_pages(client: SynthAgentClient) -> None:
+    request = task_pb2.ListPersonasRequest(persona_set="generated", page_size=3)
+    first = await client._unary(client._tasks.ListPersonas, request)
+    assert first.total >= 10_000
+    request.page_token = first.next_page_token
+    second = await client._unary(client._tasks.ListPersonas, request)
+    assert len({each.description for page in (first, second) for each in page.personas}) == 6
+    request.page_token = str(first.total - 1)
+    last = await client._unary(client._tasks.ListPersonas, request)
+    assert len(last.personas) == 1
+    assert last.next_page_token == ""
+
+
+@pytest.mark.parametrize(
+    ("persona_set", "personas", "field", "words"),
+    [
+        ("generated", 1, "persona_set", "ours"),
+        ("Coast", 1, "persona_set", "lower-case"),
+        ("", 1, "persona_set", "lower-case"),
+        ("c" * 49, 1, "persona_set", "1 to 48"),
+        ("coast", 0, "personas", "1 to 1000"),
+        ("coast", 1001, "personas", "1 to 1000"),
+    ],
+)
+async def test_imports_of_personas_that_are_refused(
+    client: SynthAgentClient, persona_set: str, personas: int, field: str, words: str
+) -> None:
+    given = [task_pb2.Persona(description="Mends nets.")] * personas
+    with pytest.raises(InvalidInput, match=words) as caught:
+        await client.import_personas("refused", persona_set, given)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("persona", "field"),
+    [
+        (task_pb2.Persona(name="Ada Holm", description=" "), "personas[1].description"),
+        (task_pb2.Persona(description="Grows moss.", voice="No Name"), "personas[1].voice"),
+    ],
+)
+async def test_a_persona_that_is_refused_is_named(
+    client: SynthAgentClient, persona: task_pb2.Persona, field: str
+) -> None:
+    good = task_pb2.Persona(description="Mends nets.")
+    with pytest.raises(InvalidInput) as caught:
+        await client.import_personas("refused", "coast-3", [good, persona])
+    assert caught.value.field == field
+    with pytest.raises(NotFound, match="coast-3"):
+        [each async for each in client.list_personas("coast-3")]

@@ -9,7 +9,8 @@ import pytest
 
 from services.task_synthesis import journal
 from services.task_synthesis.examine import Drawing, examine
-from services.task_synthesis.synthesize import ATTEMPTS_PER_TASK, Order, Progress, Synthesizer
+from services.task_synthesis.progress import Progress
+from services.task_synthesis.synthesize import ATTEMPTS_PER_TASK, Order, Synthesizer
 from services.task_synthesis.workers import Workers
 from synthagent.errors import LimitExceeded, PreconditionFailed
 from synthagent.metrics import ServerMetrics
