@@ -33,9 +33,9 @@ from rich.table import Table
 
 from synthagent.api.v1 import rollout_pb2, task_pb2
 from synthagent.client import SynthAgentClient
+from synthagent.conversation import as_text, conversation
 from synthagent.convert import event_from_proto, verdict_from_proto
 from synthagent.demo import processes, report
-from synthagent.demo.conversation import as_text, conversation
 from synthagent.demo.memory import PeakMemory
 from synthagent.demo.report import Report, Score
 from synthagent.worlds.spec import Split, Task

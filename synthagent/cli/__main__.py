@@ -1,0 +1,6 @@
+"""`python -m synthagent.cli`."""
+
+from synthagent.cli import main
+
+if __name__ == "__main__":
+    main()
