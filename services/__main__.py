@@ -1,11 +1,14 @@
-"""Runs one service, or all of them in one process: `python -m services NAME|all`.
+"""Runs one service, or all of them in one process: `python -m services NAME|all|migrate`.
 
 Prints the settings to standard error and, once it serves, one line of JSON to standard output:
 {"ready": true, "address", "metrics_address", "services", "pid"}. SIGTERM and SIGINT drain; a second
 one cuts the draining short.
 
-Exit codes: 0 after draining, 2 settings that do not fit, 3 a port that is taken, 4 a database that
-cannot be used.
+`migrate` brings the database to this version's schema and ends; with SYNTHAGENT_MIGRATE=false it
+waits until another process has. Both wait for a database that is out of reach, however long.
+
+Exit codes: 0 after draining or migrating, 2 settings that do not fit, 3 a port that is taken, 4 a
+database that cannot be used.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import os
 import signal
 import sys
+import time
 from enum import IntEnum, StrEnum
 from typing import Annotated, NoReturn
 
@@ -23,14 +27,19 @@ import structlog
 import typer
 
 from synthagent import logs
-from synthagent.errors import SynthAgentError
+from synthagent.errors import BackendUnavailable, PreconditionFailed, SynthAgentError
 from synthagent.server import PortTaken, Register, running
 from synthagent.settings import Settings, SettingsError, load_settings
+from synthagent.store import check_current, upgrade
+
+_POLL_SECONDS = 1.0
+_TELL_SECONDS = 30.0
 
 
 class ServiceName(StrEnum):
     """What can be run."""
 
+    MIGRATE = "migrate"
     ALL = "all"
     TASK_SYNTHESIS = "task_synthesis"
     TOOL_MOCK = "tool_mock"
@@ -52,7 +61,7 @@ _log = structlog.get_logger()
 
 def registers(name: ServiceName) -> list[Register]:
     """The `register` functions of a service, or of all; only those modules are imported."""
-    names = [name] if name is not ServiceName.ALL else list(ServiceName)[1:]
+    names = [name] if name is not ServiceName.ALL else list(ServiceName)[2:]
     return [importlib.import_module(f"services.{part}.servicer").register for part in names]
 
 
@@ -81,8 +90,29 @@ async def serve(name: ServiceName, settings: Settings) -> None:
     _log.info("stopped")
 
 
+def migrate(settings: Settings) -> None:
+    """Brings the schema up to date, or waits until it is; see the module's text."""
+    bring, passing = (
+        (upgrade, (BackendUnavailable,))
+        if settings.migrate
+        else (check_current, (BackendUnavailable, PreconditionFailed))
+    )
+    told = float("-inf")
+    while True:
+        try:
+            bring(settings.database_url)
+        except passing as error:
+            if time.monotonic() - told >= _TELL_SECONDS:
+                _log.info("waiting", why=error.message)
+                told = time.monotonic()
+            time.sleep(_POLL_SECONDS)
+        else:
+            _log.info("migrated" if settings.migrate else "schema is current")
+            return
+
+
 def main(
-    name: Annotated[ServiceName, typer.Argument(help="The service to run.")],
+    name: Annotated[ServiceName, typer.Argument(help="The service to run, or migrate.")],
     host: Annotated[str | None, typer.Option(help="As SYNTHAGENT_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="As SYNTHAGENT_PORT; 0 is any.")] = None,
     metrics_port: Annotated[
@@ -106,7 +136,10 @@ def main(
     logs.configure(settings.log_level, settings.log_format)
     _log.info("settings", **settings.describe())
     try:
-        asyncio.run(serve(name, settings))
+        if name is ServiceName.MIGRATE:
+            migrate(settings)
+        else:
+            asyncio.run(serve(name, settings))
     except PortTaken as error:
         _fail(ExitCode.PORT_TAKEN, str(error))
     except SynthAgentError as error:

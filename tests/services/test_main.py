@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,32 @@ def test_an_unknown_service_is_refused_with_the_names(environment: dict[str, str
     done = finished(environment, "toolmock")
     assert done.returncode == 2
     assert "tool_mock" in done.stderr
+
+
+def test_migrate_makes_the_schema_and_who_may_not_waits_for_it(
+    environment: dict[str, str],
+) -> None:
+    waits = {**environment, "SYNTHAGENT_MIGRATE": "false"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "services", "migrate"], env=waits, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stderr is not None
+        told = [json.loads(waiting.stderr.readline())["event"] for _ in range(2)]
+        assert told == ["settings", "waiting"]
+        assert finished(environment, "migrate").returncode == 0
+        assert waiting.wait(timeout=30) == 0
+    assert finished(waits, "migrate").returncode == 0
+
+
+def test_a_database_of_a_newer_version_ends_migrate_with_4(environment: dict[str, str]) -> None:
+    assert finished(environment, "migrate").returncode == 0
+    path = environment["SYNTHAGENT_DATABASE_URL"].removeprefix("sqlite:///")
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    done = finished(environment, "migrate")
+    assert done.returncode == 4
+    assert "another version of SynthAgent" in done.stderr.splitlines()[-1]
 
 
 def test_all_means_every_service() -> None:

@@ -27,7 +27,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.rollout.policy.chat import ChatFormat
-from services.rollout.policy.worker import EngineConfig, Generation, PolicyFault, Turn, Worker
+from services.rollout.policy.generation import Generation, PolicyFault
+from services.rollout.policy.worker import EngineConfig, Turn, Worker
 from synthagent.errors import InvalidInput, LimitExceeded, PreconditionFailed
 
 __all__ = ["EngineConfig", "Generation", "PolicyEngine", "PolicyFault"]

@@ -27,15 +27,12 @@ import torch
 
 from services.rollout.policy.cache import CacheLayout, Prefix, Prefixes, Slots
 from services.rollout.policy.chat import ChatFormat
+from services.rollout.policy.generation import Generation, PolicyFault
 from services.rollout.policy.sampling import Choice, sample, uniform
 from services.rollout.policy.transformer import Chunk, DecodeRow, Transformer, rotary_tables
 from services.rollout.policy.weights import Architecture, StateFile, build_weights
 
 logger = logging.getLogger(__name__)
-
-
-class PolicyFault(RuntimeError):
-    """The engine failed, not the policy: what it was doing carries no reward."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +55,6 @@ class EngineConfig:
     max_sequences: int = 32
     max_sequence_tokens: int = 2048
     chunk_tokens: int = 256
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One turn. Log-probabilities: temperature 1, no truncation, nats; one per token."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    policy_version: int
-    finish_reason: str
 
 
 @dataclass(eq=False)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from services.rollout.policy.published import check_weights
+from synthagent.errors import Corrupt, NotFound
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_whole_weights_pass_and_broken_values_do_not(
+    tiny_folder: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    path = tmp_path / "w.safetensors"
+    state = {k: v.to(dtype) for k, v in load_file(tiny_folder / "model.safetensors").items()}
+    state[NORM][0] = torch.finfo(dtype).max
+    save_file(state, path)
+    check_weights(path, tiny_folder)
+    for value in (float("nan"), float("inf"), float("-inf")):
+        broken = state[NORM].clone()
+        broken[-1] = value
+        save_file(state | {NORM: broken}, path)
+        with pytest.raises(Corrupt, match=f"{NORM} holds values that are not finite"):
+            check_weights(path, tiny_folder)
+
+
+def test_a_tied_head_may_stand_in_the_file(tiny_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    state = load_file(tiny_folder / "model.safetensors")
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"].clone()}, path)
+    check_weights(path, tiny_folder)
+
+
+def test_what_does_not_fit_is_told(tiny_folder: Path, tmp_path: Path) -> None:
+    state = load_file(tiny_folder / "model.safetensors")
+    path = tmp_path / "bad.safetensors"
+
+    def refused(error: type[Exception], sentence: str) -> None:
+        with pytest.raises(error, match=sentence):
+            check_weights(path, tiny_folder)
+
+    refused(NotFound, "no weights file")
+    path.write_bytes(b"not a tensor in sight")
+    refused(Corrupt, "is damaged")
+    save_file({k: v for k, v in state.items() if k != NORM}, path)
+    refused(Corrupt, f"lacks 1 tensors: {NORM}")
+    save_file(state | {"extra": torch.zeros(1)}, path)
+    refused(Corrupt, "unknown tensors: extra")
+    save_file(state | {NORM: torch.zeros(3)}, path)
+    refused(Corrupt, r"is \[3\], not \[48\]")
+    save_file(state | {NORM: torch.zeros(48, dtype=torch.int32)}, path)
+    refused(Corrupt, "of type I32")
+    save_file(state, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(Corrupt, "is damaged")
