@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(shell find proto -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model model-server demo test test-llm lint format proto breaking bench serve clean
+.PHONY: help install model model-server demo test test-llm lint format proto breaking bench serve manifests images clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,6 +95,18 @@ bench: $(STAMP) ## measure against references, into benchmarks/results.json
 
 serve: $(STAMP) ## all five services in one process
 	$(BIN)/python -m services all $(ARGS)
+
+manifests: $(STAMP) ## build the Kubernetes overlays into build/manifests, and check them
+	@mkdir -p build/manifests
+	@for overlay in k8s/overlays/*; do \
+	  $(BIN)/kubectl kustomize $$overlay > build/manifests/$$(basename $$overlay).yaml || exit 1; done
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m pytest tests/manifests $(ARGS)
+
+IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+images: ## build the container images with docker (PIP_ARGS as above)
+	for target in services trainer; do docker buildx build --load --target $$target \
+	  --build-arg PIP_ARGS="$(PIP_ARGS)" --tag synthagent-$$target:$(IMAGE_VERSION) . || exit 1; done
 
 clean: ## remove what the verbs made, but not .venv
 	rm -rf runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

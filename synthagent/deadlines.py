@@ -54,5 +54,5 @@ class ModelSeconds:
         return cls(
             tool=2 * tool,  # for a match, then for an answer
             user=2 * user,  # a sentence, and once another in its place
-            judge=user + 2 * judge,  # the audit, votes, and votes whose evidence did not exist
+            judge=2 * (user + judge),  # audit and votes, and each that named what is not there anew
         )

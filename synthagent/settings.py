@@ -222,14 +222,15 @@ class Settings(BaseSettings):
 
 
 def _masked(value: object) -> object:
-    """The value without the passwords in its URLs. Keys mask themselves."""
+    """The value without the passwords in its URLs, wherever they stand. Keys mask themselves."""
     if isinstance(value, dict):
         return {name: _masked(part) for name, part in value.items()}
     if not isinstance(value, str) or "://" not in value:
         return value
+    value = re.sub(r"([?&][^=&]*)=[^&#]*", r"\1=***", value)
     if value.startswith("http"):  # a token may stand alone there
-        return re.sub(r"://[^/@]*@", "://***@", value)
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", value)
+        return re.sub(r"://[^/]*@", "://***@", value)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", value)
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -281,4 +282,5 @@ def _check_name(variable: str, path: list[str]) -> None:
 
 def _closest(name: str, names: Iterable[str]) -> str:
     """The name itself where it is one of them."""
-    return difflib.get_close_matches(name, list(names), n=1, cutoff=0.0)[0]
+    known = list(names)
+    return name if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

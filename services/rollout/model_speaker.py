@@ -2,7 +2,8 @@
 
 It reads what a policy reads, as chat messages, and its texts are taken for calls, answers and
 messages by the same protocol. Every turn is keyed by the episode and its event, so an episode that
-resumes, or is played again by another replica, gets the turn that it had.
+resumes, or is played again by another replica, gets the turn that it had. Control tokens of chat
+templates in any text are spelled out, as they are for a policy, so that no text ends a turn.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from services.rollout.prompt import system_text, user_text
 from services.rollout.spec import ModelAgentSpec
 from synthagent.errors import ModelUnavailable, SynthAgentError, as_detail
 from synthagent.llm import LanguageModel, Message
+from synthagent.llm.quotation import spelled_out
 from synthagent.worlds.episode import AgentTurn, Event, InvalidReason, ToolResult, UserReply
 from synthagent.worlds.protocol import ANSWER_CLOSE, CALL_CLOSE, parse
 from synthagent.worlds.spec import Task
@@ -42,8 +44,8 @@ class ModelSpeaker:
         self._key = key
         self._noise_seed = noise_seed
         self._opening = (
-            Message("system", system_text(task)),
-            Message("user", user_text(task)),
+            Message("system", spelled_out(system_text(task))),
+            Message("user", spelled_out(user_text(task))),
         )
 
     async def speak(self, events: Sequence[Event]) -> Utterance | None:
@@ -79,9 +81,10 @@ def _conversation(events: Sequence[Event]) -> list[Message]:
     for event in events:
         body = event.body
         if isinstance(body, AgentTurn):
-            messages.append(Message("assistant", body.text))
+            messages.append(Message("assistant", spelled_out(body.text)))
         elif isinstance(body, ToolResult):
-            messages.append(Message("user", f"<tool_response>{body.result}</tool_response>"))
+            observed = f"<tool_response>{spelled_out(body.result)}</tool_response>"
+            messages.append(Message("user", observed))
         elif isinstance(body, UserReply):
-            messages.append(Message("user", body.text))
+            messages.append(Message("user", spelled_out(body.text)))
     return messages

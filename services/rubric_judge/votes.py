@@ -36,7 +36,7 @@ class Vote(BaseModel):
     evidence: list[int] = Field(min_length=1, max_length=32)
     """Numbers of the events that the answer rests on."""
 
-    rationale: str = Field(min_length=1, max_length=1000)
+    rationale: str = Field(min_length=1, max_length=500)
     """What these events show about the question, in one or two sentences."""
 
     answer: Literal["YES", "NO", "ABSTAIN"]

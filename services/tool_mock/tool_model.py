@@ -90,7 +90,10 @@ class ToolModel:
         if not isinstance(value, dict) or not isinstance(value["entry"], int | float):
             raise TypeError("the door let pass what the schema forbids")
         number = int(value["entry"])
-        return Match(candidates[number - 1], str(value["reason"])) if number else None
+        if number == 0:
+            return None
+        reason = str(value["reason"]).replace("\x00", "")  # which not every database can hold
+        return Match(candidates[number - 1], reason)
 
     async def generate(self, call: SimulatedCall, exemplars: Sequence[LedgerEntry]) -> Generated:
         """What the tool returns for the call: a result by its output schema, or an error."""

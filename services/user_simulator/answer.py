@@ -18,6 +18,7 @@ from synthagent.worlds.episode import ReplyKind, UserReply
 from synthagent.worlds.fidelity import Said, fault
 from synthagent.worlds.matching import canonical, contains
 from synthagent.worlds.spec import Fact
+from synthagent.worlds.values import Name
 
 MAX_SENTENCES = 2
 MAX_CHARACTERS = 400
@@ -45,9 +46,10 @@ class Spoken(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Basis
-    facts: list[str] = Field(max_length=16)
-    quote: str = Field(max_length=2000)
-    text: str = Field(min_length=1, max_length=4000)
+    # Bounds that guided decoding keeps, so that a weak model comes to an end.
+    facts: list[Name] = Field(max_length=4)
+    quote: str = Field(max_length=300)
+    text: str = Field(min_length=1, max_length=600)
 
 
 _KINDS = {
@@ -98,10 +100,12 @@ def _stated(said: Said, spoken: Spoken, text: str) -> list[Fact]:
         if not isinstance(fact.value, bool) and not contains(text, fact.value):
             raise UnfitReply(f"it reports {fact_id} and does not state its value as written")
         reported.append(fact)
-    explained = "\n".join((said.public, *(fact.spoken for fact in reported)))
+    told = [fact.spoken for fact in reported]
     for fact in facts.values():
         silent = fact not in reported and not isinstance(fact.value, bool)
-        if not silent or not contains(text, fact.value) or contains(explained, fact.value):
+        if not silent or not contains(text, fact.value):
+            continue
+        if said.public(fact.value) or any(contains(spoken, fact.value) for spoken in told):
             continue
         if len(fact.spoken) >= _SHORT or not contains(spoken.quote, fact.value):
             reported.append(fact)

@@ -327,10 +327,13 @@ def _said(error: openai.APIStatusError, key: str | None) -> str:
 
 
 def _plain(text: str, key: str | None) -> str:
-    """A server's words for one of our sentences: one line, short, and without the key."""
+    """A server's words for one of our sentences: one line, short, and without the key.
+
+    Without what cannot be sent or stored, too: control characters and lone surrogates.
+    """
     if key:
         text = text.replace(key, "***")
-    words = " ".join(text.split())
+    words = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return words if len(words) <= _EXCERPT else words[: _EXCERPT - 1] + "…"
 
 

@@ -31,6 +31,7 @@ from synthagent.errors import (
 from synthagent.llm.answers import Answer, Message, Usage, count
 from synthagent.llm.exchange import Completion, Request
 from synthagent.llm.prompts import render
+from synthagent.llm.quotation import escaped
 from synthagent.llm.structure import Structure, UnfitAnswerError
 from synthagent.metrics import ServerMetrics
 from synthagent.settings import ModelRole
@@ -314,7 +315,7 @@ class LanguageModel:
                 self._metrics.model_repairs.labels(self._name, question.purpose).inc()
             messages = (
                 *asked.messages,
-                Message("assistant", _encodable(text[:_SHOWN_TO_REPAIR]) or "(nothing)"),
+                Message("assistant", escaped(text[:_SHOWN_TO_REPAIR]) or "(nothing)"),
                 Message("user", render("synthagent.llm", "repair", problems=unfit.problems)),
             )
         raise ModelMalformed(f"The {self._name} model's answer does not fit: {unfit}.")

@@ -23,6 +23,8 @@ POLICY_NAME = "policy"
 """Second name of the served model: the default of SYNTHAGENT_POLICY_SERVED_MODEL."""
 
 _POLL_SECONDS = 0.25
+_ACCELERATOR = Path("/dev/nvidiactl")
+_BATCHED_TOKENS = 8192
 
 
 class ServerFailed(RuntimeError):
@@ -71,8 +73,16 @@ class ServerOptions:
             *("--generation-config", "vllm"),  # no sampling defaults hidden in the model's folder
             *("--logprobs-mode", "raw_logprobs"),  # temperature 1, no truncation
             "--enable-scale-out",  # /inference/v1/generate: tokens in, tokens out
+            *self._for_cpu(),
             *self.extra,
         ]
+
+    def _for_cpu(self) -> list[str]:
+        """vLLM 0.32 on a CPU ends when it reads a prompt in parts for a request with a seed."""
+        if _ACCELERATOR.exists():
+            return []
+        most = max(self.max_model_len, _BATCHED_TOKENS)
+        return ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(most)]
 
     def environment(self) -> dict[str, str]:
         """Variables of the server beside those of this process."""

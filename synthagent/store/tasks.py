@@ -54,19 +54,18 @@ def put(connection: Connection, task: Task, *, draft: bool = False) -> bool:
     """Stores a certified task; returns False where the same task was stored before.
 
     A task that is stored again brings its new certificate, as after a change of the engine; a draft
-    that is stored again as no draft is admitted. Raises Conflict where its identifier is taken by
-    another task.
+    that is stored again as no draft is admitted. A task that was admitted stays as it is when it
+    comes again as a draft, which lacks the last gate. Raises Conflict where its identifier is taken
+    by another task.
     """
     digest = task_digest(task)
     stored = connection.execute(
         select(col(TaskRow.digest)).where(col(TaskRow.task_id) == task.task_id)
     ).scalar_one_or_none()
     if stored == digest:
-        connection.execute(
-            update(TaskRow)
-            .where(col(TaskRow.task_id) == task.task_id)
-            .values(body=task.model_dump_json(), draft=col(TaskRow.draft) & draft)
-        )
+        same = update(TaskRow).where(col(TaskRow.task_id) == task.task_id)
+        replaced = same.where(col(TaskRow.draft)) if draft else same
+        connection.execute(replaced.values(body=task.model_dump_json(), draft=draft))
         return False
     if stored is not None:
         raise Conflict(

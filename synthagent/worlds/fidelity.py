@@ -27,7 +27,8 @@ from synthagent.worlds.episode import (
 )
 from synthagent.worlds.inventions import invented
 from synthagent.worlds.matching import canonical, contains
-from synthagent.worlds.spec import Fact, Task
+from synthagent.worlds.spec import Task
+from synthagent.worlds.values import Scalar
 
 _EXPECTED = {
     AgentAction.CALL: ToolResult,
@@ -36,9 +37,11 @@ _EXPECTED = {
 }
 _LIMITS = (EpisodeOutcome.TURN_LIMIT, EpisodeOutcome.TOKEN_LIMIT)
 _TOOL_LIKE = re.compile(r"[_. \-0-9]|[a-z][A-Z]")
+_WORDS = re.compile(r"[^\W_]+")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_USING = r"(?:call|use|using|invoke|run|try|via|through)"
 _CALLING = re.compile(
-    r"<tool_call>|<answer>"
-    r"|\b(?:call|use|using|invoke|run|try)\b[^.?!]{0,40}\b(?:tool|function|api|endpoint)s?\b",
+    rf"<tool_call>|<answer>|\b{_USING}\b[^.?!]{{0,40}}\b(?:tool|function|api|endpoint)s?\b",
     re.IGNORECASE,
 )
 _MARKER = re.compile(
@@ -111,15 +114,14 @@ class Said:
         """What the agent said last."""
         return self.agent[-1] if self.agent else ""
 
-    @property
-    def public(self) -> str:
-        """What the user may say without telling anything: its wish, and what the agent said."""
-        return "\n".join((self.task.instruction, *self.agent))
+    def public(self, value: Scalar) -> bool:
+        """Whether the user may say a value without telling it: it wished for it, or heard it."""
+        return any(contains(text, value) for text in (self.task.instruction, *reversed(self.agent)))
 
-    def sources(self) -> Iterable[str]:
-        """Everything that a value in a reply may come from."""
-        yield self.held
-        yield from self.agent
+    @property
+    def sources(self) -> list[str]:
+        """Everything that a value in a reply may come from, the most likely first."""
+        return [self.held, *reversed(self.agent)]
 
     @cached_property
     def held(self) -> str:
@@ -188,7 +190,7 @@ def _wrong_report(said: Said, reply: UserReply, new: set[str]) -> str:
         value = facts[fact_id].value
         if not isinstance(value, bool) and not contains(reply.text, value):
             return f"claims to state {fact_id} and does not"
-    if hidden := _hidden_reveal(reply.text, facts, said.revealed | new, said.public):
+    if hidden := _hidden_reveal(said, reply.text, said.revealed | new):
         return f"states {hidden} without reporting it"
     return ""
 
@@ -203,45 +205,55 @@ def _wrong_kind(reply: UserReply, new: int) -> str:
     return ""
 
 
-def _hidden_reveal(text: str, facts: dict[str, Fact], known: set[str], heard: str) -> str:
+def _hidden_reveal(said: Said, text: str, known: set[str]) -> str:
     """A fact not revealed so far whose value stands in the text, and not in what was said before.
 
     Short values and booleans occur by chance and are not looked for; nor are values that a
     revealed fact, or a label, brings along.
     """
-    said = [heard]
-    for fact in facts.values():
-        said.append(fact.label)
-        said.extend(fact.ask_terms)
-        if fact.fact_id in known:
-            said.append(fact.spoken)
-    public = "\n".join(said)
-    for fact_id, fact in facts.items():
+    facts = said.task.facts
+    for fact in facts:
         distinctive = not isinstance(fact.value, bool) and len(fact.spoken) >= 4
-        if fact_id in known or not distinctive:
+        if fact.fact_id in known or not distinctive or not contains(text, fact.value):
             continue
-        if contains(text, fact.value) and not contains(public, fact.value):
-            return fact_id
+        brought = [text for other in facts for text in (other.label, *other.ask_terms)]
+        brought += [other.spoken for other in facts if other.fact_id in known]
+        if not said.public(fact.value) and not any(contains(one, fact.value) for one in brought):
+            return fact.fact_id
     return ""
 
 
 def hint(said: Said, text: str, *, strict: bool = False) -> str:
     """What in a text hints at tools or solution; what the agent itself said is none, by default."""
-    heard = "" if strict else f"{said.public}\n{said.task.background}"
     for tool in said.task.world.tools:
-        if not _TOOL_LIKE.search(tool.name) or not contains(text, tool.name):
-            continue
-        spaced = " " in tool.name  # "Bus Finder": words that the user may have of its own
-        if not contains("\n".join(said.sources()) if spaced else heard, tool.name):
+        if _names(tool.name, text, strict=strict) and not _heard(said, tool.name, strict=strict):
             return f"names the tool {tool.name}"
     found = _CALLING.search(text)
-    if found and found[0].split()[-1].casefold() not in canonical(heard or said.public):
+    word = found[0].split()[-1].strip("<>") if found else ""
+    if found and not any(contains(text, word) for text in said.sources):
         return f"speaks of tools ({found[0]!r})"
     spoken = _runs(text) if said.task.workflow else set()
     for goal in said.task.workflow:
-        if shared := _runs(goal) & spoken - _runs("\n".join(said.sources())):
+        shared = _runs(goal) & spoken
+        if shared := shared and shared.difference(*map(_runs, said.sources)):
             return f"quotes the workflow ({' '.join(min(shared))!r})"
     return ""
+
+
+def _names(tool: str, text: str, *, strict: bool) -> bool:
+    """Whether a text names a tool: as it is written, or in plain words where it is to be used."""
+    if _TOOL_LIKE.search(tool) and contains(text, tool):
+        return True
+    plain = " ".join(_WORDS.findall(_CAMEL.sub(" ", tool)))
+    used = rf"\b{_USING}\s+(?:the\s+)?{re.escape(plain)}\b"
+    return strict and re.search(used, text, re.IGNORECASE) is not None
+
+
+def _heard(said: Said, tool: str, *, strict: bool) -> bool:
+    """Whether a name is one that the user may use: words of its own, or the agent's."""
+    if " " in tool:  # "Bus Finder"
+        return any(contains(text, tool) for text in said.sources)
+    return not strict and (said.public(tool) or contains(said.task.background, tool))
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
@@ -272,5 +284,5 @@ def _invention(said: Said, reply: UserReply, *, strict: bool) -> str:
     sentences = _SENTENCES.split(reply.text)
     stated = [part for part in sentences if strict or not part.rstrip().endswith("?")]
     informs = reply.reply in (ReplyKind.REVEALED, ReplyKind.ANSWERED)
-    value = invented(" ".join(stated), said.sources(), strict=strict or informs)
+    value = invented(" ".join(stated), said.sources, strict=strict or informs)
     return f"states {value!r}, which it has from nowhere" if value else ""

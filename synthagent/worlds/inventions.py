@@ -9,7 +9,7 @@ invented quality ("the quiet one") is not found here; that takes a model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from functools import lru_cache
 
@@ -42,13 +42,14 @@ _NUMBER_WORDS = {word: number for number, word in enumerate(_COUNTED)} | {
 }
 
 
-def invented(text: str, sources: Iterable[str], *, strict: bool) -> str:
+def invented(text: str, sources: Sequence[str], *, strict: bool) -> str:
     """The first value of the text that no source holds, as it stands there; "" where none is.
 
-    `strict` also takes number words from three on, and single names, for values: right where a
-    doubt costs a second try, wrong where it costs an episode.
+    Sources are read in order and as far as needed: the most likely ones belong first. `strict` also
+    takes number words from three on, and single names, for values: right where a doubt costs a
+    second try, wrong where it costs an episode.
     """
-    known = [_known(source) for source in sources]
+    known = _Sources(sources)
     for match in _ADDRESS.finditer(text):
         if not any(match[0].casefold() in source.text for source in known):
             return str(match[0])
@@ -93,6 +94,16 @@ class _Known:
 _known = lru_cache(maxsize=4096)(_Known)
 
 
+class _Sources:
+    """Sources as what they hold; each is read when it is come to."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def __iter__(self) -> Iterator[_Known]:
+        return map(_known, self._texts)
+
+
 def _names_of_days(text: str) -> Iterable[str]:
     """Months and weekdays of the dates that a text holds as numbers."""
     found = [(int(y), int(m), int(d)) for y, m, d in _ISO_DATE.findall(text)]
@@ -107,7 +118,7 @@ def _names_of_days(text: str) -> Iterable[str]:
         yield _WEEKDAYS[when.weekday()]
 
 
-def _invented_number(text: str, known: Sequence[_Known], *, strict: bool) -> str:
+def _invented_number(text: str, known: _Sources, *, strict: bool) -> str:
     plain = _THOUSANDS.sub("", text)
     hours = {match.start(1) for match in _CLOCK.finditer(plain)}
     for match in _DIGITS.finditer(plain):
@@ -125,7 +136,7 @@ def _invented_number(text: str, known: Sequence[_Known], *, strict: bool) -> str
     return ""
 
 
-def _invented_day(text: str, known: Sequence[_Known]) -> str:
+def _invented_day(text: str, known: _Sources) -> str:
     for match in _WORD.finditer(text):
         word = match[0].casefold().removesuffix("'s").removesuffix("\u2019s").removesuffix("s")
         if word not in _DAYS:
@@ -137,7 +148,7 @@ def _invented_day(text: str, known: Sequence[_Known]) -> str:
     return ""
 
 
-def _invented_name(text: str, known: Sequence[_Known], *, strict: bool) -> str:
+def _invented_name(text: str, known: _Sources, *, strict: bool) -> str:
     """A capitalised word inside a sentence; two in a row, unless `strict`."""
     last: re.Match[str] | None = None
     for match in _WORD.finditer(text):
@@ -151,7 +162,7 @@ def _invented_name(text: str, known: Sequence[_Known], *, strict: bool) -> str:
     return ""
 
 
-def _is_name(match: re.Match[str], text: str, known: Sequence[_Known]) -> bool:
+def _is_name(match: re.Match[str], text: str, known: _Sources) -> bool:
     word = re.sub(r"['\u2019]s$", "", match[0])
     if not _TITLE.fullmatch(word) or _OPENS.search(text[: match.start()]):
         return False

@@ -55,6 +55,28 @@ async def test_text_and_structured_answers(open_role: OpenRole) -> None:
     assert -50 <= weather.value.degrees <= 50
 
 
+async def test_long_prompts_with_seeds_do_it_no_harm(open_role: OpenRole) -> None:
+    """Read in parts beside each other, they ended vLLM 0.32 on a CPU."""
+    judge = open_role()
+    words = " ".join(["wave light ship"] * 200)
+    said = await asyncio.gather(
+        *(
+            judge.text(
+                [Message("user", f"{number} {words}. Say one word.")],
+                key=f"long-{number}",
+                purpose="test",
+                temperature=1.0,
+                max_tokens=64,
+                seed=number,
+                stop=(" ", "."),
+            )
+            for number in range(8)
+        ),
+        return_exceptions=True,
+    )
+    assert not any(isinstance(each, ModelUnavailable) for each in said), said
+
+
 async def test_calls_in_flight_when_it_dies_end_in_an_answer_or_a_typed_error(
     model_server: RunningServer, open_role: OpenRole
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from services.rollout.policy.convert import convert
 from services.rollout.policy.engine import EngineConfig, PolicyEngine
 from services.rollout.policy.generation import Engine, Generation
 from services.rollout.policy.remote import PublishedWeights, RemotePolicyEngine, ServerConfig
@@ -30,14 +31,16 @@ Connect = Callable[[], Awaitable[RemotePolicyEngine]]
 
 
 @pytest.fixture(autouse=True)
-async def initial_weights(model_server: RunningServer, model_folder: Path) -> AsyncIterator[None]:
+async def initial_weights(
+    model_server: RunningServer, model_folder: Path, tmp_path: Path
+) -> AsyncIterator[None]:
     """Gives the server its own weights back, for the roles that it also serves."""
 
     async def nothing() -> None:
         return None
 
     yield
-    config = ServerConfig(model_server.base_url, model_server.model, model_folder)
+    config = ServerConfig(model_server.base_url, model_server.model, model_folder, cache=tmp_path)
     engine = RemotePolicyEngine(config, nothing)
     await engine.start()
     await engine.stop()
@@ -51,7 +54,10 @@ def published() -> list[PublishedWeights]:
 
 @pytest.fixture
 async def connect(
-    model_server: RunningServer, model_folder: Path, published: list[PublishedWeights]
+    model_server: RunningServer,
+    model_folder: Path,
+    published: list[PublishedWeights],
+    tmp_path: Path,
 ) -> AsyncIterator[Connect]:
     engines: list[RemotePolicyEngine] = []
 
@@ -64,6 +70,7 @@ async def connect(
             model_server.model,
             model_folder,
             patience_seconds=PATIENCE_SECONDS,
+            cache=tmp_path,
         )
         engine = RemotePolicyEngine(config, latest)
         await engine.start()
@@ -218,11 +225,13 @@ async def test_episodes_publishing_and_the_death_of_the_server(
     published: list[PublishedWeights],
     weights: Callable[[int], PublishedWeights],
 ) -> None:
+    new = weights(1)
     settings = {
         "policy_base_url": model_server.base_url,
         "policy_served_model": model_server.model,
+        "policy_model": str(convert()),
+        "model_cache": new.path.parent,
     }
-    new = weights(1)
     digest = hashlib.sha256(new.path.read_bytes()).hexdigest()
     async with serve(**settings) as (client, _):
         await client.create_run("before", run_spec(2))

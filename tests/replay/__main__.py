@@ -25,7 +25,11 @@ def main(
 ) -> None:
     """Serves hand-written answers in the place of a model."""
     app = application(Actors(load(products)), delay)
-    listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+    # Named as TCP, or asyncio leaves Nagle's algorithm on, which costs 40 ms an answer.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(1024)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
     print(json.dumps({"base_url": address, "model": MODEL}), flush=True)  # noqa: T201 - the output

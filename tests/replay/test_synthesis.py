@@ -34,6 +34,7 @@ async def client(tmp_path: Path) -> AsyncIterator[SynthAgentClient]:
         database_url=f"sqlite:///{tmp_path / 'synthagent.db'}",
         port=0,
         metrics_port=None,
+        judge_votes=1,
         drain_seconds=0.1,
         **dict.fromkeys(("teacher", "tool", "user", "judge"), role),
     )

@@ -2,6 +2,8 @@ import asyncio
 import contextvars
 
 from synthagent import deadlines
+from synthagent.deadlines import ModelSeconds
+from synthagent.settings import load_settings
 
 
 def test_without_a_deadline_the_default_counts() -> None:
@@ -37,3 +39,12 @@ async def test_each_task_has_its_own() -> None:
     assert short < 1.0
     assert long > 40.0
     assert deadlines.timeout(100.0) == 100.0
+
+
+def test_a_judge_has_time_to_ask_everything_twice() -> None:
+    role = {"base_url": "http://h/v1", "model": "m"}
+    settings = load_settings(
+        user=role | {"timeout_seconds": 7.0}, judge=role | {"timeout_seconds": 10.0}
+    )
+    assert ModelSeconds.of(settings) == ModelSeconds(tool=0.0, user=14.0, judge=34.0)
+    assert ModelSeconds.of(load_settings()) == ModelSeconds()

@@ -129,6 +129,19 @@ def test_what_is_printed_hides_the_password() -> None:
     assert "s3cret" not in str(shown)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://db/synthagent?user=trainer&password=s3cret&sslmode=require",
+        "postgresql+psycopg://trainer:p@s3cret@db/synthagent",
+    ],
+)
+def test_what_is_printed_hides_a_password_wherever_it_stands(url: str) -> None:
+    shown = load_settings(database_url=url, policy_base_url="http://host/v1?key=s3cret").describe()
+    assert "s3cret" not in str(shown)
+    assert "@db/synthagent" in str(shown) or "//db/synthagent?" in str(shown)
+
+
 def test_what_is_printed_hides_keys_and_tokens() -> None:
     role = {"base_url": "https://sk-secret@host/v1", "model": "m", "api_key": "sk-secret"}
     shown = load_settings(judge=role, policy_base_url="http://u:sk-secret@host").describe()

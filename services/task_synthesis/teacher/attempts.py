@@ -1,7 +1,7 @@
 """Attempts at a draft: what the rubric step and the last question are told of them.
 
-A transcript is data: one JSON object a line, without the agent's reasoning, with `<` and `>`
-escaped so that no text of an episode can close the quotation around it, and shortened evenly.
+A transcript is data: one quoted JSON object a line, without the agent's reasoning, so that no text
+of an episode can close the quotation around it, and shortened evenly.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import orjson
 from pydantic import JsonValue
 
 from services.task_synthesis.teacher.bounds import printable
+from synthagent.llm.quotation import quoted
 from synthagent.worlds.criteria import Section
 from synthagent.worlds.episode import AgentAction, AgentTurn, Event, ToolResult, UserReply, Verdict
 from synthagent.worlds.spec import Task
@@ -94,11 +94,6 @@ def _line(event: Event, limit: int) -> str:
     else:
         told = {"episode_ends": body.outcome.value}
     return quoted(told)
-
-
-def quoted(value: JsonValue) -> str:
-    """A value as JSON on one line that cannot close a tag around it."""
-    return orjson.dumps(value).decode().replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _short(text: str, limit: int) -> str:

@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from services.task_synthesis.teacher.attempts import (
     MAX_TRANSCRIPTS,
     Attempt,
-    quoted,
     shown,
     transcript,
 )
@@ -22,6 +21,7 @@ from services.task_synthesis.teacher.repair import PACKAGE
 from services.task_synthesis.teacher.route import LENGTHS, Route
 from services.task_synthesis.teacher.tool_check import CheckedTools
 from synthagent.llm.prompts import render
+from synthagent.llm.quotation import quoted
 from synthagent.worlds.spec import Fact, Persona, Task
 
 _FACTS = {"short": "2 or 3", "medium": "3 or 4", "long": "4 to 6"}

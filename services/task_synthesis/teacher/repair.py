@@ -19,6 +19,7 @@ from services.task_synthesis.teacher.route import Rejected, Step
 from synthagent.errors import ModelFault, ModelMalformed, ModelRefused, ModelTruncated
 from synthagent.llm import LanguageModel, Message, Usage, metered
 from synthagent.llm.prompts import render
+from synthagent.llm.quotation import escaped
 
 PACKAGE = "services.task_synthesis.teacher"
 
@@ -98,7 +99,7 @@ class Item:
             repair = render(PACKAGE, "repair", purpose=purpose, step=last.step, reason=last.reason)
             messages = [
                 *asked,
-                Message("assistant", product.model_dump_json()),
+                Message("assistant", escaped(product.model_dump_json())),
                 Message("user", repair),
             ]
         raise self.rejected(last.step, last.reason)

@@ -66,7 +66,8 @@ class RubricJudgeServicer:
         """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
         calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
         criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
-        ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
+        ABORTED (the model gave no usable answer), UNAVAILABLE (it cannot be reached), ALREADY_EXISTS
+        (request_id used with other content).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,7 +44,8 @@ class RubricJudgeStub:
     """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
     calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
     criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
-    ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
+    ABORTED (the model gave no usable answer), UNAVAILABLE (it cannot be reached), ALREADY_EXISTS
+    (request_id used with other content).
     """
 
 @_typing.type_check_only
@@ -63,7 +64,8 @@ class RubricJudgeAsyncStub(RubricJudgeStub):
     """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
     calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
     criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
-    ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
+    ABORTED (the model gave no usable answer), UNAVAILABLE (it cannot be reached), ALREADY_EXISTS
+    (request_id used with other content).
     """
 
 class RubricJudgeServicer(metaclass=_abc_1.ABCMeta):
@@ -91,7 +93,8 @@ class RubricJudgeServicer(metaclass=_abc_1.ABCMeta):
         """Asks the judge's model about one criterion, whatever its check is, and gives no reward: for
         calibration against labels of people. Idempotent by `request_id`. Errors: NOT_FOUND (task,
         criterion), FAILED_PRECONDITION (no model is configured for the judge), INVALID_ARGUMENT,
-        ABORTED (the model gave no usable answer), ALREADY_EXISTS (request_id used with other content).
+        ABORTED (the model gave no usable answer), UNAVAILABLE (it cannot be reached), ALREADY_EXISTS
+        (request_id used with other content).
         """
 
 def add_RubricJudgeServicer_to_server(servicer: RubricJudgeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -132,9 +132,9 @@ class ModelAgent(_message.Message):
     role: _builtins.str
     """Role whose model acts: "teacher". Empty means "teacher"."""
     temperature: _builtins.float
-    """Temperature, 0 to 2. Absent means that of the role."""
+    """Temperature, 0 to 2. Absent means that of the role, which also wins where its settings have one."""
     max_turn_tokens: _builtins.int
-    """Most tokens of one turn: 1 to 32,768. Default (0) means that of the role."""
+    """Most tokens of one turn: 1 to 32,768, and no more than the role's. Default (0) means the role's."""
     def __init__(
         self,
         *,

@@ -90,7 +90,8 @@ class RolloutServicer:
         """Creates a run. Its groups start at once, or, where it has steps, as their step is admitted.
         Idempotent by `run_id`: the same specification returns the run. Errors: INVALID_ARGUMENT,
         NOT_FOUND (task, policy), ALREADY_EXISTS (run_id with another specification),
-        FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available).
+        FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available; no
+        model is configured for the role that acts).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class RolloutStub:
     """Creates a run. Its groups start at once, or, where it has steps, as their step is admitted.
     Idempotent by `run_id`: the same specification returns the run. Errors: INVALID_ARGUMENT,
     NOT_FOUND (task, policy), ALREADY_EXISTS (run_id with another specification),
-    FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available).
+    FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available; no
+    model is configured for the role that acts).
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_rollout_pb2.GetRunRequest, _rollout_pb2.GetRunResponse]
     """Returns a run with its progress. Errors: NOT_FOUND."""
@@ -77,7 +78,8 @@ class RolloutAsyncStub(RolloutStub):
     """Creates a run. Its groups start at once, or, where it has steps, as their step is admitted.
     Idempotent by `run_id`: the same specification returns the run. Errors: INVALID_ARGUMENT,
     NOT_FOUND (task, policy), ALREADY_EXISTS (run_id with another specification),
-    FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available).
+    FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available; no
+    model is configured for the role that acts).
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_rollout_pb2.GetRunRequest, _rollout_pb2.GetRunResponse]  # type: ignore[assignment]
     """Returns a run with its progress. Errors: NOT_FOUND."""
@@ -120,7 +122,8 @@ class RolloutServicer(metaclass=_abc_1.ABCMeta):
         """Creates a run. Its groups start at once, or, where it has steps, as their step is admitted.
         Idempotent by `run_id`: the same specification returns the run. Errors: INVALID_ARGUMENT,
         NOT_FOUND (task, policy), ALREADY_EXISTS (run_id with another specification),
-        FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available).
+        FAILED_PRECONDITION (no task fits the selection; the local policy engine is not available; no
+        model is configured for the role that acts).
         """
 
     @_abc_1.abstractmethod

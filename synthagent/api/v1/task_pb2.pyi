@@ -1142,7 +1142,7 @@ class Task(_message.Message):
     family: _builtins.str
     """Family of tasks ("tool")."""
     teacher: _builtins.str
-    """Teacher that made it ("program", "llm", "import")."""
+    """Teacher that made it ("program", "model", "import")."""
     seed: _builtins.int
     """Seed from which the teacher made it; 0 where there was none."""
     instruction: _builtins.str
@@ -1342,7 +1342,7 @@ class SynthesizeTasksRequest(_message.Message):
     split: Global___Split.ValueType
     """Split to make them for. Required."""
     difficulty: _builtins.str
-    """Named level of difficulty. Empty means "standard"."""
+    """Named level of difficulty. Empty means "standard"; with a model teacher, all in the wanted mix."""
     seed: _builtins.int
     """Seed; the same seed and settings give the same tasks, byte for byte. Default 0 is a seed too."""
     teacher: Global___Teacher.ValueType

@@ -84,11 +84,11 @@ class TaskSynthesisServicer:
     def SynthesizeTasks(self, request, context):
         """Synthesizes `count` certified tasks and streams each as it is admitted, with progress between.
         Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
-        where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
-        ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-        not admit the count within its attempts; what was admitted stays stored). With a model teacher
-        also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
-        NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
+        where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty, domain or set of personas, count
+        out of range), ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the
+        generator could not admit the count within its attempts; what was admitted stays stored). With a
+        model teacher also FAILED_PRECONDITION (a model that it needs is not configured, or its server
+        does not know key or model) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,11 +40,11 @@ class TaskSynthesisStub:
     SynthesizeTasks: _grpc.UnaryStreamMultiCallable[_task_pb2.SynthesizeTasksRequest, _task_pb2.SynthesizeTasksResponse]
     """Synthesizes `count` certified tasks and streams each as it is admitted, with progress between.
     Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
-    where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
-    ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-    not admit the count within its attempts; what was admitted stays stored). With a model teacher
-    also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
-    NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
+    where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty, domain or set of personas, count
+    out of range), ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the
+    generator could not admit the count within its attempts; what was admitted stays stored). With a
+    model teacher also FAILED_PRECONDITION (a model that it needs is not configured, or its server
+    does not know key or model) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]
     """Returns one task with its certificate. Errors: NOT_FOUND."""
@@ -78,11 +78,11 @@ class TaskSynthesisAsyncStub(TaskSynthesisStub):
     SynthesizeTasks: _aio.UnaryStreamMultiCallable[_task_pb2.SynthesizeTasksRequest, _task_pb2.SynthesizeTasksResponse]  # type: ignore[assignment]
     """Synthesizes `count` certified tasks and streams each as it is admitted, with progress between.
     Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
-    where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
-    ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-    not admit the count within its attempts; what was admitted stays stored). With a model teacher
-    also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
-    NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
+    where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty, domain or set of personas, count
+    out of range), ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the
+    generator could not admit the count within its attempts; what was admitted stays stored). With a
+    model teacher also FAILED_PRECONDITION (a model that it needs is not configured, or its server
+    does not know key or model) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_pb2.GetTaskRequest, _task_pb2.GetTaskResponse]  # type: ignore[assignment]
     """Returns one task with its certificate. Errors: NOT_FOUND."""
@@ -119,11 +119,11 @@ class TaskSynthesisServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_task_pb2.SynthesizeTasksResponse], _abc.AsyncIterator[_task_pb2.SynthesizeTasksResponse]]:
         """Synthesizes `count` certified tasks and streams each as it is admitted, with progress between.
         Idempotent by `request_id`: a repeat streams the stored tasks of the first call and continues
-        where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty or domain, count out of range),
-        ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the generator could
-        not admit the count within its attempts; what was admitted stays stored). With a model teacher
-        also FAILED_PRECONDITION (none is configured, or its server knows neither key nor model),
-        NOT_FOUND (persona set) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
+        where it was cut. Errors: INVALID_ARGUMENT (unknown difficulty, domain or set of personas, count
+        out of range), ALREADY_EXISTS (request_id used with other content), RESOURCE_EXHAUSTED (the
+        generator could not admit the count within its attempts; what was admitted stays stored). With a
+        model teacher also FAILED_PRECONDITION (a model that it needs is not configured, or its server
+        does not know key or model) and UNAVAILABLE (a model cannot be reached): a repeat goes on.
         """
 
     @_abc_1.abstractmethod

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from synthagent.errors import ModelMalformed
 from synthagent.llm.answers import Message
 from synthagent.llm.prompts import render
-from synthagent.llm.quotation import quoted
+from synthagent.llm.quotation import escaped, quoted
 from synthagent.worlds.episode import AgentAction, AgentTurn, Event, UserReply
 from synthagent.worlds.fidelity import listen
 from synthagent.worlds.matching import canonical
@@ -74,13 +74,13 @@ async def audit(model: LanguageModel, task: Task, events: Sequence[Event], *, ke
     found = await _ask(model, messages, key)
     if problem := _contradiction(found, replies):
         messages += [
-            Message("assistant", found.model_dump_json()),
+            Message("assistant", escaped(found.model_dump_json())),
             Message("user", render(_PACKAGE, "repair", problem=problem)),
         ]
         found = await _ask(model, messages, f"{key}/repair")
         if problem := _contradiction(found, replies):
             raise ModelMalformed(f"The audit of the user contradicts the episode: {problem}.")
-    held = canonical("\n".join(listen(task, events).sources()))
+    held = canonical("\n".join(listen(task, events).sources))
     for finding in found.findings:
         disproved = finding.breach is Breach.INVENTED_FACT and _bare(finding.words) in held
         if not disproved:
@@ -110,7 +110,8 @@ def _contradiction(found: UserAudit, replies: Mapping[int, str]) -> str:
     for finding in found.findings:
         if finding.sequence not in replies:
             return f"event {finding.sequence} is no reply of the user"
-        if _bare(finding.words) not in canonical(replies[finding.sequence]):
+        words = _bare(finding.words)
+        if not words or words not in canonical(replies[finding.sequence]):
             return f"reply {finding.sequence} does not hold the words {finding.words!r}"
     return ""
 

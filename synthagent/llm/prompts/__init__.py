@@ -1,8 +1,9 @@
 """Prompts: Markdown files beside the code that sends them, filled in by Jinja2.
 
 `render("services.rubric_judge", "vote", ...)` fills in `services/rubric_judge/prompts/vote.md`. The
-file is the template; values are put in as they are and never read as templates. A name that the
-file uses and the caller did not give is an error.
+file is the template; values are put in as they are and never read as templates. Text of others goes
+through the filter `quoted`, JSON of others through `escaped`. A name that the file uses and the
+caller did not give is an error.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from synthagent.llm.quotation import escaped, quoted
+
 _environment = Environment(
     undefined=StrictUndefined,
     autoescape=False,  # noqa: S701 - prompts are plain text for a model, no HTML
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_environment.filters.update(escaped=escaped, quoted=quoted)
 
 
 def render(package: str, name: str, **values: object) -> str:

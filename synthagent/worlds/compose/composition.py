@@ -16,8 +16,8 @@ from synthagent.worlds.compose.language import Answer
 from synthagent.worlds.compose.restrict import probe_arguments
 from synthagent.worlds.compose.telling import tell_fact, tell_instruction, tell_persona
 from synthagent.worlds.criteria import Criterion
-from synthagent.worlds.spec import Plan, PlanStep, Restriction, Split, Task
-from synthagent.worlds.values import Scalar, canonical_json
+from synthagent.worlds.spec import Plan, PlanStep, Restriction, Split, Task, canonical_content
+from synthagent.worlds.values import Scalar
 
 _PROBES = 12
 
@@ -64,7 +64,7 @@ def compose(rng: Random, blueprint: Blueprint, seed: int) -> Task:
 
 
 def _task_id(task: Task) -> str:
-    content = canonical_json(task.model_dump(mode="json", exclude={"certificate", "task_id"}))
+    content = canonical_content(task, without=frozenset({"task_id"}))
     return f"{task.domain.replace('_', '-')}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 

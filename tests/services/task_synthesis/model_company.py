@@ -101,7 +101,7 @@ class Company:
     def _tool(self, prompt: str, schema: str) -> tuple[str, str]:
         if '"entry"' in schema:
             return "match", json.dumps({"reason": "They differ.", "entry": 0})
-        domain = _found(r"used in this field: (\S+?)\.", prompt)
+        domain = _found(r"used in this field: \"(\S+?)\"\.", prompt)
         if self._fault(domain) == "tool_fault":
             return "answer", "this is no JSON"
         return "answer", json.dumps({"status": "done", "reference": "R-204"})

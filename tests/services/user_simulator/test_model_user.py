@@ -134,6 +134,9 @@ BAD = {
         "does not stand",
     ),
     "a tool": ("Hello!", spoken("Just use find_member.", "question"), "find_member"),
+    "a tool in plain words": (
+        "Hello!", spoken("You could use the find member thing.", "question"), "names the tool",
+    ),
     "tools in general": (
         "Hello!", spoken("You should call the booking tool.", "question"), "speaks of tools",
     ),
@@ -155,7 +158,7 @@ BAD = {
         spoken("Oh, lovely of you to ask. We like courts. So it is Sunday.", facts=["day"]),
         "more than two sentences",
     ),
-    "a flood": ("Which day?", spoken("well " * 200 + "Sunday.", facts=["day"]), "longer"),
+    "a flood": ("Which day?", spoken("well " * 90 + "Sunday.", facts=["day"]), "longer"),
     "denial": ("What is the day of play?", spoken("I don't know.", "unknown"), "denies"),
     "an unknown fact": ("Which day?", spoken("Sunday.", facts=["weekday"]), "weekday"),
 }  # fmt: skip

@@ -142,6 +142,13 @@ async def test_a_nearer_deadline_is_inherited(open_model: OpenModel) -> None:
         assert time.monotonic() - started < 1.5
 
 
+async def test_what_a_server_says_can_be_sent_and_stored(open_model: OpenModel) -> None:
+    async with serving(fails(400, "bad\x00 \ud800\x1b[31m input")) as server:
+        with pytest.raises(ModelFault, match=r"bad \[31m input") as caught:
+            await open_model(server.base_url).text(ASKED, key="k", purpose="p")
+    assert caught.value.message.isprintable()
+
+
 async def test_nobody_listens(open_model: OpenModel) -> None:
     model = open_model(f"http://127.0.0.1:{free_port()}/v1", attempts=2)
     started = time.monotonic()

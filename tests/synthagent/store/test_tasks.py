@@ -39,6 +39,19 @@ async def test_a_task_stored_again_brings_its_new_certificate(
     assert await store.read(lambda c: tasks.get(c, certified.task_id)) == certified
 
 
+async def test_an_admitted_task_stays_as_it_is_when_it_comes_again_as_a_draft(
+    store: Store, certified: Task
+) -> None:
+    assert certified.certificate is not None
+    fewer = certified.certificate.model_copy(update={"gates": certified.certificate.gates[:-1]})
+    draft = certified.model_copy(update={"certificate": fewer})
+    await store.write(lambda c: tasks.put(c, draft, draft=True))
+    await store.write(lambda c: tasks.put(c, certified))
+    assert await store.write(lambda c: tasks.put(c, draft, draft=True)) is False
+    assert await store.read(lambda c: tasks.get(c, certified.task_id)) == certified
+    assert [task.task_id for task in (await store.read(tasks.list_page)).tasks] == [draft.task_id]
+
+
 async def test_an_identifier_is_taken_once(store: Store, certified: Task) -> None:
     await store.write(lambda c: tasks.put(c, certified))
     other = certified.model_copy(update={"instruction": "Something else."})

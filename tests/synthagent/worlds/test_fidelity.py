@@ -5,6 +5,8 @@ The example's user wants a court and holds the member's name and the day.
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from services.user_simulator.reply import UserSimulator, voices
@@ -119,6 +121,17 @@ def test_a_faithful_reply_is_left_alone(message: str, said: UserReply) -> None:
 def test_a_fact_may_be_given_a_turn_after_it_was_asked_for() -> None:
     both = message_turn("Which day, and for which member?")
     assert audited(both, NAME, message_turn("Thanks."), DAY) == ""
+
+
+def test_a_flood_is_audited_in_time() -> None:
+    exchange = (message_turn("Which day, " + "and what of the club " * 20 + "?"), DAY)
+    again = reply("On sunday, as I said.", ReplyKind.REPEATED, "day")
+    many = [body for _ in range(4000) for body in (message_turn("Which day?"), again)]
+    started = time.perf_counter()
+    assert audited(*exchange, *many) == ""
+    last = reply("It is at 11 in the morning.", ANSWERED)
+    assert "'11'" in audited(*exchange, *many, message_turn("When?"), last)
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("level", DIFFICULTIES)
