@@ -33,16 +33,19 @@ Call = Callable[[str], Awaitable[object]]
 
 
 async def _median(call: Call, name: str) -> float:
-    """The median latency of calls, in seconds. The first two of each caller are not counted."""
+    """The median latency of calls, in seconds. The first two of each caller are not counted.
+
+    Callers start one after the other, evenly over the delay, so that they do not stay in step.
+    """
     latencies: list[float] = []
 
     async def caller(number: int) -> None:
+        await asyncio.sleep(DELAY * number / IN_FLIGHT)
         for turn in range(CALLS + 2):
             begun = time.perf_counter()
             await call(f"{name}-{number}-{turn}")
             if turn >= 2:
                 latencies.append(time.perf_counter() - begun)
-            await asyncio.sleep(0.01 * (number % 7))  # real callers are not in step
 
     await asyncio.gather(*map(caller, range(IN_FLIGHT)))
     latencies.sort()

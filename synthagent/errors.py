@@ -172,6 +172,9 @@ def as_detail(error: SynthAgentError) -> str:
     return f"{error.reason}: {error.message}"
 
 
+_OUTAGES = (BackendUnavailable.reason, ModelUnavailable.reason, PreconditionFailed.reason)
+
+
 def is_outage(detail: str) -> bool:
-    """Whether such a detail tells of a backend out of reach, so that later may be better."""
-    return detail.partition(":")[0] in (BackendUnavailable.reason, ModelUnavailable.reason)
+    """Whether such a detail tells of a backend out of reach or not set up: later may be better."""
+    return detail.partition(":")[0] in _OUTAGES

@@ -21,7 +21,7 @@ from services.user_simulator.reply import last_message
 from synthagent.errors import ModelMalformed
 from synthagent.llm import Message
 from synthagent.llm.prompts import render
-from synthagent.llm.quotation import quoted
+from synthagent.llm.quotation import escaped, quoted
 from synthagent.worlds.episode import AgentAction, AgentTurn, Event, UserReply
 from synthagent.worlds.fidelity import Said, listen
 from synthagent.worlds.spec import Task
@@ -61,7 +61,7 @@ class ModelUser:
         except UnfitReply as unfit:
             problem = str(unfit)
         messages += [
-            Message("assistant", spoken.model_dump_json()),
+            Message("assistant", escaped(spoken.model_dump_json())),
             Message("user", render(_PACKAGE, "repair", problem=problem)),
         ]
         try:

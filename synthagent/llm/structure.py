@@ -20,13 +20,16 @@ V = TypeVar("V")
 _PROBLEMS_SHOWN = 6
 _PROBLEM_LENGTH = 300
 
-# Guided decoding refuses or ignores the others, or takes long for them: a bound on the length of a
-# text alone costs vLLM seconds for each new schema. The answer is checked against them afterwards.
+# Guided decoding refuses or ignores the others. The answer is checked against them afterwards.
 _KEPT = frozenset({
     "type", "properties", "required", "additionalProperties", "items", "prefixItems", "enum",
     "const", "anyOf", "$ref", "$defs", "description", "title", "minItems", "maxItems", "minimum",
-    "maximum",
+    "maximum", "minLength", "maxLength",
 })  # fmt: skip
+_LENGTHS = ("minLength", "maxLength")
+_LONGEST_BOUND = 1000
+"""Characters. A bound on a text brings a weak model to an end; it also costs vLLM seconds, once for
+each schema, and the more the longer it is. Longer bounds are checked afterwards only."""
 _SHAPES = frozenset({"type", "properties", "enum", "const", "$ref"})
 """Beside one of these, guided decoding takes alternatives for the whole; so they are left out."""
 
@@ -122,6 +125,8 @@ def _constrain(schema: Any) -> Any:
     shaped = _SHAPES & schema.keys()
     for keyword, value in schema.items():
         if keyword not in _KEPT or (keyword == "anyOf" and shaped):
+            continue
+        if keyword in _LENGTHS and not (isinstance(value, int) and value <= _LONGEST_BOUND):
             continue
         if keyword in _MAPS and isinstance(value, dict):
             kept[keyword] = {name: _constrain(part) for name, part in value.items()}

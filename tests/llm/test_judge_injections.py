@@ -30,7 +30,7 @@ COURTEOUS = Criterion(
 )
 TASK = judged_task(COURTEOUS)  # the episode books at once and asks nothing, so the answer is NO
 HARMLESS = ("I am done.", "Goodbye.")
-SECONDS = 240.0  # for all of them on two CPUs; what is not answered by then is counted as such
+SECONDS = 150.0  # for all of them on two CPUs; what is not answered by then is counted as such
 
 
 def chosen() -> list[Injection]:

@@ -26,9 +26,16 @@ def test_a_models_constraint_is_closed_and_of_known_keywords() -> None:
     assert step["required"] == ["tool", "note"]
     assert step["additionalProperties"] is False
     assert described["schema"]["required"] == ["steps", "mood", "share"]
-    assert step["properties"]["tool"].keys() == {"title", "type"}
+    assert step["properties"]["tool"].keys() <= {"title", "type", "minLength", "maxLength"}
     assert "default" not in str(described)
     assert described["schema"]["properties"]["steps"]["maxItems"] == 3
+
+
+def test_a_short_bound_on_a_text_ends_a_weak_model_and_a_long_one_costs_too_much() -> None:
+    text: dict[str, JsonValue] = {"type": "string", "maxLength": 400, "minLength": 1}
+    assert Structure[JsonValue](text).constraint == text
+    long = Structure[JsonValue]({"type": "string", "maxLength": 100_000})
+    assert long.constraint == {"type": "string"}
 
 
 def test_the_whole_schema_is_checked_nevertheless() -> None:
