@@ -61,7 +61,7 @@ demo: $(STAMP) ## the whole path on this machine: tasks, agents, SFT, GRPO, repo
 	$(BIN)/python -m synthagent.demo $(ARGS)
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real model server
 	$(BIN)/python -m pytest tests/llm -m llm -o timeout=600 $(ARGS)
@@ -69,7 +69,7 @@ test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real 
 lint: $(STAMP) breaking ## ruff, mypy strict, import layers, buf lint and breaking changes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy synthagent services trainer tests benchmarks
+	$(BIN)/mypy synthagent services trainer tests benchmarks examples
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint
 

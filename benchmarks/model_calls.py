@@ -22,18 +22,20 @@ from synthagent.worlds.episode import EpisodeEnd, EpisodeOutcome, Event
 from synthagent.worlds.protocol import answer_turn, message_turn
 
 IN_FLIGHT = 32
-CALLS = 20
+CALLS = 6
 """Timed calls of each of those in flight, in a round."""
 
 ROUNDS = 3
-DELAY = 0.5
+DELAY = 1.0
+"""Seconds of an answer: about those of a sentence from a small model that serves 32 at a time."""
+
 GOAL_MILLISECONDS = 10.0
 
 Call = Callable[[str], Awaitable[object]]
 
 
 async def _median(call: Call, name: str) -> float:
-    """The median latency of calls, in seconds. The first two of each caller are not counted.
+    """The median latency of calls, in seconds. The first of each caller is not counted.
 
     Callers start one after the other, evenly over the delay, so that they do not stay in step.
     """
@@ -41,10 +43,10 @@ async def _median(call: Call, name: str) -> float:
 
     async def caller(number: int) -> None:
         await asyncio.sleep(DELAY * number / IN_FLIGHT)
-        for turn in range(CALLS + 2):
+        for turn in range(CALLS + 1):
             begun = time.perf_counter()
             await call(f"{name}-{number}-{turn}")
-            if turn >= 2:
+            if turn:
                 latencies.append(time.perf_counter() - begun)
 
     await asyncio.gather(*map(caller, range(IN_FLIGHT)))

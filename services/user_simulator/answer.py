@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,6 +51,13 @@ class Spoken(BaseModel):
     facts: list[Name] = Field(max_length=4)
     quote: str = Field(max_length=300)
     text: str = Field(min_length=1, max_length=600)
+
+
+class SpokenWithoutFacts(Spoken):
+    """The answer of a user who holds no facts: it can report none."""
+
+    kind: Literal[Basis.BACKGROUND, Basis.UNKNOWN, Basis.QUESTION]
+    facts: list[Name] = Field(max_length=0)
 
 
 _KINDS = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from services.user_simulator.answer import Spoken, UnfitReply, to_reply
+from services.user_simulator.answer import Spoken, SpokenWithoutFacts, UnfitReply, to_reply
 from services.user_simulator.reply import last_message
 from synthagent.errors import ModelMalformed
 from synthagent.llm import Message
@@ -55,7 +55,8 @@ class ModelUser:
         last_message(events)
         said = listen(task, events)
         messages = [Message("system", _role(said)), Message("user", _turn(events))]
-        spoken = await self._ask(messages, key)
+        form = Spoken if task.facts else SpokenWithoutFacts
+        spoken = await self._ask(messages, form, key)
         try:
             return to_reply(said, spoken)
         except UnfitReply as unfit:
@@ -65,15 +66,15 @@ class ModelUser:
             Message("user", render(_PACKAGE, "repair", problem=problem)),
         ]
         try:
-            return to_reply(said, await self._ask(messages, f"{key}/repair"))
+            return to_reply(said, await self._ask(messages, form, f"{key}/repair"))
         except UnfitReply as unfit:
             raise ModelMalformed(
                 f"The user model broke the rules of its role twice: first {problem}; then {unfit}."
             ) from unfit
 
-    async def _ask(self, messages: Sequence[Message], key: str) -> Spoken:
+    async def _ask(self, messages: Sequence[Message], form: type[Spoken], key: str) -> Spoken:
         answer = await self._model.structured(
-            messages, Spoken, key=key, purpose=_PURPOSE, temperature=_TEMPERATURE
+            messages, form, key=key, purpose=_PURPOSE, temperature=_TEMPERATURE
         )
         return answer.value
 

@@ -25,6 +25,11 @@ POLICY_NAME = "policy"
 _POLL_SECONDS = 0.25
 _ACCELERATOR = Path("/dev/nvidiactl")
 _BATCHED_TOKENS = 8192
+_STRUCTURED = (
+    "--structured-outputs-config",
+    '{"backend": "xgrammar", "disable_any_whitespace": true}',
+)
+"""Between the tokens of JSON a weak model may write white space without end."""
 
 
 class ServerFailed(RuntimeError):
@@ -73,6 +78,7 @@ class ServerOptions:
             *("--generation-config", "vllm"),  # no sampling defaults hidden in the model's folder
             *("--logprobs-mode", "raw_logprobs"),  # temperature 1, no truncation
             "--enable-scale-out",  # /inference/v1/generate: tokens in, tokens out
+            *_STRUCTURED,
             *self._for_cpu(),
             *self.extra,
         ]
