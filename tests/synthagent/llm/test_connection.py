@@ -188,7 +188,9 @@ async def test_the_server_says_when_to_come_back(open_model: OpenModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "later", ["60", format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)]
+    "later",
+    ["60", format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)],
+    ids=["seconds", "date"],  # a date in a name would give every process another test
 )
 async def test_no_waiting_for_a_time_beyond_the_deadline(later: str, open_model: OpenModel) -> None:
     async with serving(fails(429, Retry_After=later)) as server:

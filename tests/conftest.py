@@ -1,0 +1,23 @@
+"""The order of the tests: files that take long begin first, so that no worker ends up alone."""
+
+import pytest
+
+_LONG = (
+    "tests/trainer/test_training.py",
+    "tests/end_to_end/test_reference_agents.py",
+    "tests/trainer/test_engine.py",
+    "tests/services/task_synthesis/test_model_recovery.py",
+    "tests/trainer/test_main.py",
+    "tests/services/rollout/test_recovery.py",
+    "tests/services/task_synthesis/test_recovery.py",
+    "tests/manifests/test_commands.py",
+    "tests/services/task_synthesis/test_synthesize.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.nodeid.partition("::")[0]
+        return _LONG.index(name) if name in _LONG else len(_LONG)
+
+    items.sort(key=place)
