@@ -56,9 +56,8 @@ def main(
             measured = BENCHMARKS[name](Path(folder))
         _show(console, measured)
         results += measured
-    if not names:
-        write(results)
-        console.print(f"Written to {PATH}.")
+    write(results)
+    console.print(f"Written to {PATH}.")
 
 
 def _show(console: Console, results: Sequence[Result]) -> None:

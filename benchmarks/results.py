@@ -51,9 +51,12 @@ class Result:
 
 
 def write(results: Sequence[Result], path: Path = PATH) -> None:
-    """Replaces the file in one step, so that it is never half-written."""
+    """Puts the results into the file, in the place of those of the same names; others stay.
+
+    The file is replaced in one step, so that it is never half-written.
+    """
+    stored = orjson.loads(path.read_bytes()) if path.exists() else []
+    rows = {row["name"]: row for row in stored} | {each.name: each.row() for each in results}
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(
-        orjson.dumps([result.row() for result in results], option=orjson.OPT_INDENT_2) + b"\n"
-    )
+    temporary.write_bytes(orjson.dumps(list(rows.values()), option=orjson.OPT_INDENT_2) + b"\n")
     os.replace(temporary, path)  # noqa: PTH105 - replaces, where Path.rename may refuse
