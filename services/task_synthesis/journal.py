@@ -13,11 +13,12 @@ from typing import Any
 
 import orjson
 from pydantic import JsonValue
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, func, select
 
-from synthagent.errors import InvalidInput
 from synthagent.llm import Usage
 from synthagent.store import tasks
+from synthagent.store.first_writer import insert_if_absent
+from synthagent.store.pages import place
 from synthagent.store.tables import SynthesisItemRow
 from synthagent.worlds.spec import Task
 
@@ -101,15 +102,8 @@ def settle(
 
     Returns the attempt as it is stored. Raises Conflict where the task's identifier is taken.
     """
-    found = connection.execute(
-        select(*_ATTEMPT).where(_row.c.request_id == request_id, _row.c.attempt == attempt.number)
-    ).one_or_none()
-    if found is not None:
-        return _attempt(found)
-    if task is not None:
-        tasks.put(connection, task)
-    connection.execute(
-        insert(_row),
+    inserted = connection.execute(
+        insert_if_absent(connection, _row),
         {
             "request_id": request_id,
             "attempt": attempt.number,
@@ -122,6 +116,11 @@ def settle(
             **{name: getattr(attempt.usage, name) for name in Usage.__dataclass_fields__},
         },
     )
+    if not inserted.rowcount:
+        mine = (_row.c.request_id == request_id, _row.c.attempt == attempt.number)
+        return _attempt(connection.execute(select(*_ATTEMPT).where(*mine)).one())
+    if task is not None:
+        tasks.put(connection, task)
     return attempt
 
 
@@ -129,13 +128,9 @@ def list_page(
     connection: Connection, request_id: str, *, page_size: int = 100, page_token: str = ""
 ) -> AttemptPage:
     """Attempts in order. Raises InvalidInput for a page token that is not ours."""
-    if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
-        raise InvalidInput(
-            f"page_token {page_token!r} is not one that a page gave.", field="page_token"
-        )
     rows = connection.execute(
         select(*_ATTEMPT)
-        .where(_row.c.request_id == request_id, _row.c.attempt >= int(page_token or 0))
+        .where(_row.c.request_id == request_id, _row.c.attempt >= place(page_token))
         .order_by(_row.c.attempt)
         .limit(page_size + 1)
     ).all()

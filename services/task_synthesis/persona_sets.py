@@ -11,6 +11,7 @@ from services.task_synthesis import personas
 from synthagent.errors import InvalidInput, NotFound
 from synthagent.store import Store
 from synthagent.store import personas as stored
+from synthagent.store.pages import place
 from synthagent.store.personas import PersonaPage
 from synthagent.worlds.spec import Persona
 
@@ -55,10 +56,8 @@ class PersonaSets:
 
 
 def _generated_page(size: int, token: str) -> PersonaPage:
-    if token and not (token.isascii() and token.isdigit() and len(token) <= 18):
-        raise InvalidInput(f"page_token {token!r} is not one that a page gave.", field="page_token")
     total = personas.count()
-    first = min(int(token or 0), total)
+    first = min(place(token), total)
     last = min(first + size, total)
     return PersonaPage(
         personas=tuple(personas.generate(index) for index in range(first, last)),

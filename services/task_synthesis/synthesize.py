@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from services.task_synthesis import journal
 from services.task_synthesis.admission import admit_novel, new_index
+from services.task_synthesis.calls import Turns, count
 from services.task_synthesis.examine import Drawing, Examined, examine
 from services.task_synthesis.journal import Attempt
-from services.task_synthesis.progress import NOT_COMPOSED, PROGRESS_SECONDS, Progress, Tally
+from services.task_synthesis.progress import PROGRESS_SECONDS, Progress, Tally
 from services.task_synthesis.workers import Workers
-from synthagent.errors import LimitExceeded
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, tasks
 from synthagent.worlds.certify import Rejected
@@ -50,7 +52,7 @@ class Order:
 
 
 class Synthesizer:
-    """Runs synthesis requests. One request at a time for each request_id of this process."""
+    """Runs requests for the programmatic teacher."""
 
     def __init__(
         self,
@@ -63,88 +65,93 @@ class Synthesizer:
         self._workers = workers
         self._metrics = metrics
         self._evaluation_items = evaluation_items
-        self._running: dict[str, asyncio.Lock] = {}
+        self._turns = Turns()
 
-    async def run(self, order: Order) -> AsyncIterator[Task | Progress]:
+    def run(self, order: Order) -> AsyncGenerator[Task | Progress, None]:
         """The tasks in order, with progress between and at the end.
 
         Tasks that an earlier call of the same request made come first, from the store. Raises
         LimitExceeded after the last progress where the attempts did not suffice.
         """
-        lock = self._running.setdefault(order.request_id, asyncio.Lock())
-        try:
-            async with lock:
-                tally = Tally(order.count, order.count * ATTEMPTS_PER_TASK)
-                index = await asyncio.to_thread(new_index, self._evaluation_items)
-                async for task in self._stored(order, tally, index):
-                    yield task
-                if tally.open:
-                    async for item in self._make(order, tally, index):
-                        yield item
-                yield tally.report()
-                if tally.admitted < order.count:
-                    raise _exhausted(tally)
-        finally:
-            if not lock.locked():
-                self._running.pop(order.request_id, None)
+        return self._turns.carry_out(order.request_id, lambda: self._begin(order))
 
-    async def _stored(self, order: Order, tally: Tally, index: NoveltyIndex) -> AsyncIterator[Task]:
-        """The tasks of earlier calls of the request."""
-        request_id = order.request_id
-        attempts = await self._store.read(lambda c: journal.load(c, request_id))
-        complete = sum(bool(attempt.task_id) for attempt in attempts) >= order.count
-        for attempt in attempts:
-            tally.count(attempt)
+    async def _begin(self, order: Order) -> _Call:
+        index = await asyncio.to_thread(new_index, self._evaluation_items)
+        earlier = await self._store.read(lambda c: journal.load(c, order.request_id))
+        return _Call(self._store, self._workers, self._metrics, order, index=index, earlier=earlier)
+
+
+class _Call:
+    """One call of a request."""
+
+    advice = "Ask for fewer tasks, more domains or another difficulty."
+
+    def __init__(
+        self,
+        store: Store,
+        workers: Workers,
+        metrics: ServerMetrics,
+        order: Order,
+        *,
+        index: NoveltyIndex,
+        earlier: Sequence[Attempt],
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._metrics = metrics
+        self._order = order
+        self._index = index
+        self._earlier = earlier
+        self.tally = Tally(order.count, order.count * ATTEMPTS_PER_TASK)
+
+    async def items(self) -> AsyncGenerator[Task | Progress, None]:
+        """The tasks of earlier calls, then new ones until the order is filled or limited."""
+        complete = sum(bool(attempt.task_id) for attempt in self._earlier) >= self._order.count
+        for attempt in self._earlier:
+            self.tally.count(attempt)
             if attempt.task_id:
-                task_id = attempt.task_id
-                task = await self._store.read(lambda c, wanted=task_id: tasks.get(c, wanted))  # type: ignore[misc]  # mypy infers no type for a lambda's default
+                task = await self._store.read(partial(tasks.get, task_id=attempt.task_id))
                 if not complete:
-                    await asyncio.to_thread(index.add, task)
+                    await asyncio.to_thread(self._index.add, task)
                 yield task
+        async with aclosing(self._new()) as new:
+            async for item in new:
+                yield item
 
-    async def _make(
-        self, order: Order, tally: Tally, index: NoveltyIndex
-    ) -> AsyncIterator[Task | Progress]:
-        """New attempts until the order is filled or the attempts are used up."""
+    def report(self) -> Progress:
+        """How far it is."""
+        return self.tally.report()
+
+    async def _new(self) -> AsyncGenerator[Task | Progress, None]:
         jobs: deque[asyncio.Future[list[Examined]]] = deque()
-        first = tally.attempted
+        first, limit = self.tally.attempted, self.tally.limit
         try:
-            while tally.open:
-                while len(jobs) < self._workers.size + _JOBS_AHEAD and first < tally.limit:
-                    attempts = range(first, min(first + _EXAMINED_AT_ONCE, tally.limit))
-                    jobs.append(self._workers.submit(examine, order.drawing, attempts))
+            while self.tally.open:
+                while len(jobs) < self._workers.size + _JOBS_AHEAD and first < limit:
+                    attempts = range(first, min(first + _EXAMINED_AT_ONCE, limit))
+                    jobs.append(self._workers.submit(examine, self._order.drawing, attempts))
                     first = attempts.stop
                 while not jobs[0].done():
                     await asyncio.wait([jobs[0]], timeout=PROGRESS_SECONDS)
-                    if tally.report_due:
-                        yield tally.report()
+                    if self.tally.report_due:
+                        yield self.report()
                 examined = await self._workers.result(jobs.popleft())
-                for task in await self._settle(order, tally, index, examined):
+                for task in await self._settle(examined):
                     yield task
-                if tally.report_due:
-                    yield tally.report()
+                if self.tally.report_due:
+                    yield self.report()
         finally:
             for job in jobs:
                 job.cancel()
 
-    async def _settle(
-        self,
-        order: Order,
-        tally: Tally,
-        index: NoveltyIndex,
-        examined: Sequence[Examined],
-    ) -> list[Task]:
+    async def _settle(self, examined: Sequence[Examined]) -> list[Task]:
         """Passes attempts through the last gate, stores them, and returns the admitted tasks."""
-        wanted = order.count - tally.admitted
-        settled = await asyncio.to_thread(_settle, examined, index, wanted)
-        request_id = order.request_id
-        await self._store.write(lambda c: journal.keep(c, request_id, settled))
+        wanted = self._order.count - self.tally.admitted
+        settled = await asyncio.to_thread(_settle, examined, self._index, wanted)
+        await self._store.write(lambda c: journal.keep(c, self._order.request_id, settled))
         for attempt, _ in settled:
-            tally.count(attempt)
-            if attempt.task_id:
-                self._metrics.tasks_admitted.labels(order.drawing.split.value).inc()
-            else:
-                self._metrics.tasks_rejected.labels(attempt.gate or NOT_COMPOSED).inc()
+            self.tally.count(attempt)
+            count(self._metrics, self._order.drawing.split, attempt)
         return [task for _, task in settled if task is not None]
 
 
@@ -171,14 +178,3 @@ def _settle(
             settled.append((Attempt(each.attempt, each.seed, task_id=task.task_id), task))
             wanted -= 1
     return settled
-
-
-def _exhausted(tally: Tally) -> LimitExceeded:
-    gate, refused = tally.rejected.most_common(1)[0]
-    return LimitExceeded(
-        f"Only {tally.admitted} of {tally.requested} tasks were admitted in {tally.attempted} "
-        f"attempts; the gate {gate} refused {refused}. What was admitted is stored. Ask for fewer "
-        "tasks, more domains or another difficulty.",
-        admitted=str(tally.admitted),
-        attempted=str(tally.attempted),
-    )

@@ -30,7 +30,6 @@ Key = tuple[str, str, str, str]
 SOURCES = ("exact", "semantic", "generated", "refused")
 _KEPT_CHARACTERS = 32 * 2**20
 _COMPARED = 512  # newest entries among which similar ones are looked for
-_EARLIER_VERSIONS = 32  # of the episode, whose answers may serve as exemplars
 
 
 class Ledger:
@@ -102,7 +101,7 @@ class Ledger:
         return winner, winner.source.value
 
     async def _matched(self, model: ToolModel, call: SimulatedCall) -> LedgerEntry | None:
-        rows = await self._recorded(call, [call.tool.name], [call.version])
+        rows = await self._recorded(call, [call.tool.name], (call.version,))
         candidates = possible_matches(call.arguments, rows)
         if not candidates:
             return None
@@ -123,8 +122,7 @@ class Ledger:
     async def _generated(self, model: ToolModel, call: SimulatedCall) -> LedgerEntry:
         # Only answers of tools that change nothing: those of others are other episodes' history.
         tools = [tool.name for tool in call.task.world.tools if not tool.changes_state]
-        versions = call.versions[:1] + call.versions[1:][-_EARLIER_VERSIONS:]
-        rows = await self._recorded(call, tools, versions)
+        rows = await self._recorded(call, tools, call.versions)
         answer = await model.generate(call, similar(call, rows))
         return _entry(
             call,
@@ -135,7 +133,7 @@ class Ledger:
         )
 
     async def _recorded(
-        self, call: SimulatedCall, tools: list[str], versions: tuple[str, ...] | list[str]
+        self, call: SimulatedCall, tools: list[str], versions: tuple[str, ...]
     ) -> list[LedgerEntry]:
         return await self._store.read(
             lambda connection: ledger.generated(

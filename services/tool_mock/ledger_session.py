@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from services.tool_mock.ledger import Ledger
 from services.tool_mock.numbering import NumberedCalls
-from services.tool_mock.simulated_call import PastCall, SimulatedCall
+from services.tool_mock.simulated_call import Course, PastCall
 from synthagent.errors import BackendUnavailable
 from synthagent.store.ledger import LedgerEntry
 from synthagent.worlds.engine import NOT_AVAILABLE, Answer, EngineFault, Session
 from synthagent.worlds.spec import SimulatedBehaviour, Task, Tool
-from synthagent.worlds.versions import canonical, next_version, session_hash
+from synthagent.worlds.versions import canonical, session_hash
 
 _REPLAYED_AT_ONCE = 50
 """Calls replayed before other sessions get their turn."""
@@ -27,7 +27,7 @@ _REPLAYED_AT_ONCE = 50
 class LedgerSession(NumberedCalls):
     """One open session of a world with simulated tools."""
 
-    __slots__ = ("_engine", "_ledger", "_past", "_simulated", "_task", "_versions", "state_hash")
+    __slots__ = ("_course", "_engine", "_ledger", "_simulated", "_task", "state_hash")
 
     def __init__(self, engine: Session, task: Task, root_version: str, ledger: Ledger) -> None:
         super().__init__()
@@ -39,8 +39,7 @@ class LedgerSession(NumberedCalls):
             for tool in task.world.tools
             if isinstance(tool.behaviour, SimulatedBehaviour)
         }
-        self._versions = [root_version]
-        self._past: list[PastCall] = []
+        self._course = Course(root_version)
         self.state_hash = session_hash(engine.state_hash, root_version)
         """State hash after the last call, 32 hexadecimal digits."""
 
@@ -90,19 +89,14 @@ class LedgerSession(NumberedCalls):
             source = "" if simulated is None else "refused"
             changed = state != before
         if ok:
-            self._remember(tool, canonical(arguments), result, changed=changed)
+            self._course.add(PastCall(tool, canonical(arguments), result, changed))
+        if ok and changed:
+            self.state_hash = session_hash(self._engine.state_hash, self._course.version)
         return Answer(ok, result, error_code, self.state_hash), source
 
     async def _from_ledger(self, tool: Tool, arguments: str) -> tuple[LedgerEntry, str]:
-        key = (self._task.task_id, tool.name, arguments, self._versions[-1])
+        key = (self._task.task_id, tool.name, arguments, self._course.version)
         entry = self._ledger.known(key)
         if entry is not None:
             return entry, "exact"
-        call = SimulatedCall(self._task, tool, arguments, tuple(self._versions), tuple(self._past))
-        return await self._ledger.answer(key, call)
-
-    def _remember(self, tool: str, arguments: str, result: str, *, changed: bool) -> None:
-        self._past.append(PastCall(tool, arguments, result, changed))
-        if changed:
-            self._versions.append(next_version(self._versions[-1], tool, arguments))
-            self.state_hash = session_hash(self._engine.state_hash, self._versions[-1])
+        return await self._ledger.answer(key, self._course.call(self._task, tool, arguments))

@@ -6,10 +6,10 @@ make: other numbers and other identifiers are another call.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 
-import orjson
 from pydantic import JsonValue
 from rapidfuzz import fuzz
 from rapidfuzz.utils import default_process
@@ -29,12 +29,12 @@ def possible_matches(arguments: str, entries: Iterable[LedgerEntry]) -> list[Led
     """The entries that may ask for the same as `arguments` (canonical JSON), the nearest first."""
     if len(arguments) > MAX_ARGUMENTS:
         return []
-    wanted = orjson.loads(arguments)
+    wanted = json.loads(arguments)  # not orjson, which rounds integers beyond 64 bits
     candidates = [
         entry
         for entry in entries
         if len(entry.arguments) <= MAX_ARGUMENTS
-        and may_be_same(wanted, orjson.loads(entry.arguments))
+        and may_be_same(wanted, json.loads(entry.arguments))
     ]
     candidates.sort(key=lambda entry: -_likeness(arguments, entry.arguments))
     return candidates[:MAX_MATCHES]

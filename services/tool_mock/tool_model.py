@@ -27,7 +27,6 @@ from synthagent.worlds.engine import MAX_RESULT_BYTES
 from synthagent.worlds.spec import SimulatedBehaviour
 
 _PACKAGE = "services.tool_mock"
-_PAST_CALLS = 20
 _PAST_CHARACTERS = 6000
 _REASON_LENGTH = 500
 _NO_NAME = re.compile(r"[^a-z0-9]+")
@@ -193,15 +192,10 @@ def _refusal(code: str, message: str) -> Generated:
     return Generated(_json({"error": {"code": code, "message": message}}), code)
 
 
-def _told(call: SimulatedCall) -> list[PastCall]:
-    """The earlier calls that the answer may depend on, oldest first.
-
-    A tool that changes the state gets the whole course of the episode; another one only what
-    changed the state, because its answer is for every episode with the same changes.
-    """
-    past = [item for item in call.past if item.changed or call.tool.changes_state][-_PAST_CALLS:]
-    count = latest([item.arguments + item.result for item in past], _PAST_CHARACTERS)
-    return past[len(past) - count :]
+def _told(call: SimulatedCall) -> tuple[PastCall, ...]:
+    """The past of the call as far as it fits into a prompt, oldest first."""
+    count = latest([item.arguments + item.result for item in call.past], _PAST_CHARACTERS)
+    return call.past[len(call.past) - count :]
 
 
 def _key(call: SimulatedCall, question: str) -> str:

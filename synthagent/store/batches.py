@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from synthagent.store.database import now
 from synthagent.store.episodes import EpisodeState
-from synthagent.store.runs import insert_if_absent
+from synthagent.store.first_writer import insert_if_absent
 from synthagent.store.tables import BatchRow, EpisodeRow, EventRow, GroupRow, SegmentRow
 
 _batch = BatchRow.metadata.tables["batch"]

@@ -102,6 +102,7 @@ def translate(error: DBAPIError) -> SynthAgentError | None:
         name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
         or error.connection_invalidated
         or _server_is_away(error)
+        or _is_deadlock(error)
     ):
         return BackendUnavailable("The database is busy or out of reach; call again.")
     return None
@@ -113,6 +114,11 @@ def _server_is_away(error: DBAPIError) -> bool:
     return (
         isinstance(error, OperationalError) and getattr(orig, "sqlstate", "none of its own") is None
     )
+
+
+def _is_deadlock(error: DBAPIError) -> bool:
+    """Whether PostgreSQL ended the transaction because it and another waited for each other."""
+    return getattr(error.orig, "sqlstate", None) == "40P01"
 
 
 @dataclass(slots=True)
@@ -206,8 +212,10 @@ class Store:
             results = self._run_group(group)
         except BaseException as error:  # noqa: BLE001 - goes to those who wait, whatever it is
             known = translate(error) if isinstance(error, DBAPIError) else None
-            if len(group) > 1 and not isinstance(known, BackendUnavailable):
-                # Which write is at fault is unknown, or the commit itself failed: each on its own.
+            parted = isinstance(error, DBAPIError) and _is_deadlock(error)
+            if len(group) > 1 and (parted or not isinstance(known, BackendUnavailable)):
+                # Which write is at fault is unknown, or the commit itself failed, or only together
+                # do they stand in another group's way: each on its own.
                 for item in group:
                     self._commit_group([item])
                 return

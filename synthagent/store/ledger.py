@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, literal, select
 
-from synthagent.errors import InvalidInput
 from synthagent.store import tasks
 from synthagent.store.database import now
-from synthagent.store.runs import insert_if_absent
+from synthagent.store.first_writer import insert_if_absent
+from synthagent.store.pages import place
 from synthagent.store.tables import LedgerEntryRow, TaskRow
 
 
@@ -130,7 +130,7 @@ def list_page(
         raise tasks.not_found(task_id)
     query = (
         select(_table.c.ordinal, *_fields)
-        .where(_table.c.task_id == task_id, _table.c.ordinal > _ordinal(page_token))
+        .where(_table.c.task_id == task_id, _table.c.ordinal > place(page_token))
         .order_by(_table.c.ordinal)
         .limit(page_size + 1)
     )
@@ -176,13 +176,3 @@ def _entry(row: Row[Any] | list[Any]) -> LedgerEntry:
 
 def _digest(arguments: str) -> str:
     return hashlib.sha256(arguments.encode()).hexdigest()
-
-
-def _ordinal(page_token: str) -> int:
-    if not page_token:
-        return 0
-    if not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
-        raise InvalidInput(
-            f"page_token {page_token!r} is not one that a page gave.", field="page_token"
-        )
-    return int(page_token)

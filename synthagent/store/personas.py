@@ -9,15 +9,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select
 from sqlmodel import col
 
-from synthagent.errors import InvalidInput
+from synthagent.store.first_writer import insert_if_absent
+from synthagent.store.pages import place
 from synthagent.store.tables import PersonaRow
 from synthagent.worlds.spec import Persona
 from synthagent.worlds.values import canonical_json
 
-_LOOKED_UP_AT_ONCE = 500  # SQLite takes no more than some thousand parameters
+_persona = PersonaRow.metadata.tables["persona"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +32,15 @@ class PersonaPage:
 
 def put(connection: Connection, persona_set: str, personas: Sequence[Persona]) -> int:
     """Adds personas to a set and returns how many of them are new in it."""
-    by_id = {_digest(persona): persona for persona in personas}
-    ids = list(by_id)
-    for start in range(0, len(ids), _LOOKED_UP_AT_ONCE):
-        held = connection.execute(
-            select(col(PersonaRow.persona_id)).where(
-                col(PersonaRow.persona_set) == persona_set,
-                col(PersonaRow.persona_id).in_(ids[start : start + _LOOKED_UP_AT_ONCE]),
-            )
-        )
-        for (persona_id,) in held.all():
-            del by_id[persona_id]
-    if by_id:
-        connection.execute(
-            insert(PersonaRow),
-            [
-                {
-                    "persona_set": persona_set,
-                    "persona_id": persona_id,
-                    "body": persona.model_dump_json(),
-                }
-                for persona_id, persona in by_id.items()
-            ],
-        )
-    return len(by_id)
+    rows = [
+        {
+            "persona_set": persona_set,
+            "persona_id": _digest(persona),
+            "body": persona.model_dump_json(),
+        }
+        for persona in personas
+    ]
+    return connection.execute(insert_if_absent(connection, _persona), rows).rowcount if rows else 0
 
 
 def count(connection: Connection, persona_set: str) -> int:
@@ -89,15 +75,11 @@ def list_page(
     connection: Connection, persona_set: str, *, page_size: int = 100, page_token: str = ""
 ) -> PersonaPage:
     """Personas in the order of their import. Raises InvalidInput for a page token not ours."""
-    if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
-        raise InvalidInput(
-            f"page_token {page_token!r} is not one that a page gave.", field="page_token"
-        )
     rows = connection.execute(
         select(col(PersonaRow.ordinal), col(PersonaRow.body))
         .where(
             col(PersonaRow.persona_set) == persona_set,
-            col(PersonaRow.ordinal) > int(page_token or 0),
+            col(PersonaRow.ordinal) > place(page_token),
         )
         .order_by(col(PersonaRow.ordinal))
         .limit(page_size + 1)

@@ -13,20 +13,20 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, select
 
 from synthagent.errors import InvalidInput, RequestIdReused
 from synthagent.store.database import Store, now
+from synthagent.store.first_writer import insert_if_absent
 from synthagent.store.tables import RequestRow
 
 M = TypeVar("M", bound=Message)
 
-# Built once: they run with every reply and verdict.
+# Built once: it runs with every reply and verdict.
 _request = RequestRow.metadata.tables["request"]
 _FIND = select(_request.c.request_digest, _request.c.response).where(
     _request.c.method == bindparam("by"), _request.c.request_id == bindparam("id")
 )
-_RECORD = insert(_request)
 
 
 def digest(request: Message) -> str:
@@ -69,10 +69,14 @@ def record(
     request_id: str,
     request: Message,
     response: Message | None,
-) -> None:
-    """Stores an answer; None for a stream that is stored elsewhere. The pair must be new."""
-    connection.execute(
-        _RECORD,
+) -> bytes | None:
+    """Stores an answer, None for a stream that is stored elsewhere, where there is none yet.
+
+    Returns what `find` gives of an earlier one, which then stands; None where this one was stored.
+    Raises RequestIdReused where the request_id came before with other content.
+    """
+    inserted = connection.execute(
+        insert_if_absent(connection, _request),
         {
             "method": method,
             "request_id": request_id,
@@ -81,6 +85,7 @@ def record(
             "created_at": now(),
         },
     )
+    return None if inserted.rowcount else find(connection, method, request_id, request)
 
 
 async def once(
@@ -114,14 +119,7 @@ async def once(
         if stored is not None:
             return response_type.FromString(stored)
         response = await compute()
-
-        def keep(connection: Connection) -> bytes | None:
-            earlier = find(connection, method, request_id, request)
-            if earlier is None:
-                record(connection, method, request_id, request, response)
-            return earlier
-
-        earlier = await store.write(keep)
+        earlier = await store.write(lambda c: record(c, method, request_id, request, response))
         return response if earlier is None else response_type.FromString(earlier)
     finally:
         del store.requests_running[key]

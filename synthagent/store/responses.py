@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, func, select
 
 from synthagent.store.database import now
-from synthagent.store.runs import insert_if_absent
+from synthagent.store.first_writer import insert_if_absent
 from synthagent.store.tables import ModelResponseRow
 
 

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import orjson
-from sqlalchemy import Connection, Row, Table, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy import Connection, Row, func, select, update
 
 from synthagent.store.database import now
+from synthagent.store.first_writer import insert_if_absent
 from synthagent.store.tables import EpisodeRow, GroupRow, PolicyRow, RunRow, TaskRow
 
 _PARAMETERS = 10_000  # of one statement; SQLite takes 32,766
@@ -85,13 +84,6 @@ class Progress:
     mean_reward: float
     reward_sem: float
     policy_tokens: int
-
-
-def insert_if_absent(connection: Connection, table: Table) -> Insert:
-    """An INSERT that leaves a row alone whose key is already there."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing()
-    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 def create(connection: Connection, run: StoredRun) -> StoredRun:

@@ -10,11 +10,13 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 from sqlmodel import col
 
-from synthagent.errors import Conflict, Corrupt, InvalidInput, NotFound, Uncertified
+from synthagent.errors import Conflict, Corrupt, NotFound, Uncertified
 from synthagent.store.database import Store, now
+from synthagent.store.first_writer import insert_if_absent
+from synthagent.store.pages import place
 from synthagent.store.tables import TaskRow
 from synthagent.worlds.certificate import verify
 from synthagent.worlds.engine import WorldImage, compile_world
@@ -44,9 +46,9 @@ class TaskPage:
     next_page_token: str
 
 
+_task = TaskRow.metadata.tables["task"]
 _LISTED = tuple(
-    TaskRow.metadata.tables["task"].c[name]
-    for name in ("ordinal", *(field.name for field in fields(TaskSummary)))
+    _task.c[name] for name in ("ordinal", *(field.name for field in fields(TaskSummary)))
 )
 
 
@@ -58,22 +60,9 @@ def put(connection: Connection, task: Task, *, draft: bool = False) -> bool:
     comes again as a draft, which lacks the last gate. Raises Conflict where its identifier is taken
     by another task.
     """
-    digest = task_digest(task)
-    stored = connection.execute(
-        select(col(TaskRow.digest)).where(col(TaskRow.task_id) == task.task_id)
-    ).scalar_one_or_none()
-    if stored == digest:
-        same = update(TaskRow).where(col(TaskRow.task_id) == task.task_id)
-        replaced = same.where(col(TaskRow.draft)) if draft else same
-        connection.execute(replaced.values(body=task.model_dump_json(), draft=draft))
-        return False
-    if stored is not None:
-        raise Conflict(
-            f"task_id {task.task_id!r} is taken by another task; give this one another.",
-            task_id=task.task_id,
-        )
-    connection.execute(
-        insert(TaskRow),
+    digest, body = task_digest(task), task.model_dump_json()
+    inserted = connection.execute(
+        insert_if_absent(connection, _task),
         {
             "task_id": task.task_id,
             "split": task.split.value,
@@ -84,13 +73,26 @@ def put(connection: Connection, task: Task, *, draft: bool = False) -> bool:
             "fact_count": len(task.facts),
             "gold_step_count": len(task.gold_plans[0].steps) if task.gold_plans else 0,
             "digest": digest,
-            "body": task.model_dump_json(),
+            "body": body,
             "admitted_at": now(),
             "teacher": task.teacher,
             "draft": draft,
         },
     )
-    return True
+    if inserted.rowcount:
+        return True
+    stored = connection.execute(
+        select(col(TaskRow.digest)).where(col(TaskRow.task_id) == task.task_id)
+    ).scalar_one()
+    if stored != digest:
+        raise Conflict(
+            f"task_id {task.task_id!r} is taken by another task; give this one another.",
+            task_id=task.task_id,
+        )
+    same = update(TaskRow).where(col(TaskRow.task_id) == task.task_id)
+    replaced = same.where(col(TaskRow.draft)) if draft else same
+    connection.execute(replaced.values(body=body, draft=draft))
+    return False
 
 
 def get(connection: Connection, task_id: str) -> Task:
@@ -118,7 +120,7 @@ def list_page(
     difficulty: str = "",
 ) -> TaskPage:
     """Summaries in order of admission. Raises InvalidInput for a page token that is not ours."""
-    query = select(*_LISTED).where(col(TaskRow.ordinal) > _ordinal(page_token), ~col(TaskRow.draft))
+    query = select(*_LISTED).where(col(TaskRow.ordinal) > place(page_token), ~col(TaskRow.draft))
     if split is not None:
         query = query.where(col(TaskRow.split) == split.value)
     if domain:
@@ -131,16 +133,6 @@ def list_page(
         tasks=tuple(TaskSummary(row[1], Split(row[2]), *row[3:]) for row in page),
         next_page_token=str(page[-1][0]) if len(rows) > page_size else "",
     )
-
-
-def _ordinal(page_token: str) -> int:
-    if not page_token:
-        return 0
-    if not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
-        raise InvalidInput(
-            f"page_token {page_token!r} is not one that a page gave.", field="page_token"
-        )
-    return int(page_token)
 
 
 def not_found(task_id: str) -> NotFound:

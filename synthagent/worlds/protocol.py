@@ -16,6 +16,7 @@ import orjson
 from pydantic import JsonValue
 
 from synthagent.worlds.episode import AgentAction, AgentTurn
+from synthagent.worlds.values import exact_json
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -53,7 +54,7 @@ def without_reasoning(text: str) -> str:
 
 def _call(raw: str) -> tuple[str, str]:
     try:
-        call = orjson.loads(raw)
+        call = exact_json(raw)
     except (orjson.JSONDecodeError, RecursionError):
         return "", raw
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
@@ -61,7 +62,12 @@ def _call(raw: str) -> tuple[str, str]:
     arguments = call.get("arguments", {})
     if isinstance(arguments, str):  # some models write the arguments as JSON in a string
         return call["name"], arguments
-    return call["name"], orjson.dumps(arguments).decode()
+    try:
+        return call["name"], orjson.dumps(arguments).decode()
+    except (
+        orjson.JSONEncodeError
+    ):  # nested deeper than it writes; the engine takes it for malformed
+        return "", raw
 
 
 def call_turn(tool: str, arguments: Mapping[str, JsonValue]) -> AgentTurn:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 import orjson
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from synthagent.worlds.criteria import AskedCheck, CalledCheck, Criterion, Section
 from synthagent.worlds.values import Name, Scalar, Sql, TaskId, ToolName, Value, canonical_json
@@ -281,15 +281,20 @@ class Persona(Value):
     voice: Name
 
 
+def _by_name(texts: dict[str, str]) -> dict[str, str]:
+    return dict(sorted(texts.items()))  # on the wire a map has no order
+
+
 class Origin(Value):
     """The item of another project that a task was imported from.
 
-    `texts` holds, by name, what has no other place in the task, so that export gives it back.
+    `texts` holds, in order of names, what has no other place in the task, so that export gives it
+    back.
     """
 
     format: str = Field(min_length=1)
     item_id: str = Field(min_length=1)
-    texts: dict[str, str] = Field(default_factory=dict)
+    texts: Annotated[dict[str, str], AfterValidator(_by_name)] = Field(default_factory=dict)
 
 
 class GateResult(Value):

