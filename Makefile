@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(shell find proto -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model model-server demo test test-llm lint format proto breaking bench serve manifests images clean
+.PHONY: help install model model-server bfcl score study demo learn test test-bfcl test-launchers test-replicas postgresql test-kills test-llm lint format proto breaking bench bench-trainer serve manifests fuzz audit images clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,14 +57,62 @@ endif
 model-server: model $(MODEL_SERVER_STAMP) ## vLLM with the default model until Ctrl-C (ARGS=--detach, ARGS=--stop)
 	$(BIN)/python -m synthagent.model_server $(ARGS)
 
+# bfcl-eval pins versions that this project cannot share, so it has an environment of its own.
+BFCL_VENV := .venv-bfcl
+$(BFCL_VENV)/.installed: constraints-bfcl.txt
+	test -x $(BFCL_VENV)/bin/python || $(PYTHON) -m venv $(BFCL_VENV)
+	$(BFCL_VENV)/bin/python -m pip install --quiet --no-deps $(PIP_ARGS) -r constraints-bfcl.txt
+	@touch $@
+
+bfcl: model $(BFCL_VENV)/.installed ## score a model on the BFCL (ARGS='--folder runs/bfcl --model FOLDER')
+	@if [ -n "$(strip $(ARGS))" ]; then $(BIN)/python -m benchmarks.bfcl $(ARGS); fi
+
+score: model $(BFCL_VENV)/.installed ## synthesis, SFT, GRPO, export and a BFCL score, on a CPU
+	$(BIN)/python -m benchmarks.study run --size cpu --no-ablations $(ARGS)
+
+study: model $(BFCL_VENV)/.installed ## the same with ablations (ARGS='--size gpu --slice-minutes 10')
+	$(BIN)/python -m benchmarks.study run $(ARGS)
+
 demo: $(STAMP) ## the whole path on this machine: tasks, agents, SFT, GRPO, report (ARGS=--quick: smaller)
 	$(BIN)/python -m synthagent.demo $(ARGS)
+
+learn: $(STAMP) ## what RL adds on unseen domains: three seeds, two hours on 2 cores (ARGS=--quick: a self-check)
+	$(BIN)/python -m benchmarks.learn $(ARGS)
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real model server
 	$(BIN)/python -m pytest tests/llm -m llm -o timeout=600 $(ARGS)
+
+test-kills: $(STAMP) ## kill -9 of trainer, services and engine at random moments: the run comes out the same
+	$(BIN)/python -m pytest tests/kills -m kills -s $(ARGS)
+
+test-launchers: $(STAMP) ## the trainer started by torchrun and deepspeed, as one machine and as two
+	$(BIN)/python -m pytest tests/trainer/test_launchers.py -m launchers $(ARGS)
+
+test-bfcl: $(STAMP) $(BFCL_VENV)/.installed ## the tests of the BFCL's own checker
+	$(BIN)/python -m pytest tests/benchmarks/bfcl -m bfcl $(ARGS)
+
+test-replicas: $(STAMP) ## three replicas of each service on PostgreSQL, killed and added under load
+	$(BIN)/python -m pytest tests/benchmarks/test_cluster.py -m replicas $(ARGS)
+
+postgresql: $(STAMP) ## a PostgreSQL server until Ctrl-C; ARGS=FOLDER keeps its data
+	$(BIN)/python -m synthagent.postgresql_server $(ARGS)
+
+# Prometheus and promtool: those on the path, or Debian's package unpacked, which needs no root.
+ifeq ($(shell command -v promtool),)
+PROMETHEUS := build/prometheus/usr/bin/promtool
+endif
+build/prometheus/usr/bin/promtool:
+	@mkdir -p build/prometheus
+	cd build/prometheus && apt-get download prometheus && dpkg-deb -x prometheus_*.deb .
+
+test-monitoring: $(STAMP) $(PROMETHEUS) ## alerts by promtool; rules and dashboards on a real Prometheus
+	$(BIN)/python -m pytest tests/monitoring -m prometheus $(ARGS)
+
+monitoring: $(STAMP) ## write docs/metrics.md, alert rules and dashboards from synthagent/monitoring
+	$(BIN)/python -m synthagent.monitoring $(ARGS)
 
 lint: $(STAMP) breaking ## ruff, mypy strict, import layers, buf lint and breaking changes
 	$(BIN)/ruff check .
@@ -93,6 +141,25 @@ proto: $(STAMP) ## regenerate synthagent/api from proto/
 bench: $(STAMP) ## measure against references, into benchmarks/results.json
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# TRL asks for libraries that this project does not need, so it has an environment of its own.
+TRL_VENV ?= .venv-trl
+$(TRL_VENV)/.installed: constraints-trl.txt
+	test -x $(TRL_VENV)/bin/python || $(PYTHON) -m venv $(TRL_VENV)
+	$(TRL_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(TRL_VENV)/bin/python -m pip install --quiet $(PIP_ARGS) -r constraints-trl.txt
+	@touch $@
+
+bench-trainer: model $(TRL_VENV)/.installed ## a training step beside TRL's, into benchmarks/trainer.json
+	$(BIN)/python -m benchmarks.trainer --trl-python $(TRL_VENV)/bin/python $(ARGS)
+
+.venv-openenv/.installed:
+	test -x .venv-openenv/bin/python || $(PYTHON) -m venv .venv-openenv
+	.venv-openenv/bin/python -m pip install --quiet $(PIP_ARGS) openenv==0.10.0
+	@touch $@
+
+load: $(STAMP) .venv-openenv/.installed ## 1,000 sessions for 5 minutes, twice the capacity, OpenEnv beside; benchmarks/load.json
+	$(BIN)/python -m benchmarks.load $(ARGS)
+
 serve: $(STAMP) ## all five services in one process
 	$(BIN)/python -m services all $(ARGS)
 
@@ -102,6 +169,17 @@ manifests: $(STAMP) ## build the Kubernetes overlays into build/manifests, and c
 	  $(BIN)/kubectl kustomize $$overlay > build/manifests/$$(basename $$overlay).yaml || exit 1; done
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/manifests $(ARGS)
+
+fuzz: $(STAMP) ## hostile tasks, SQL, files and agent output, 30 s each (ARGS="--seconds 600 --target NAME")
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+.venv-audit/.installed: constraints-audit.txt
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet -r constraints-audit.txt
+	@touch $@
+
+audit: $(STAMP) .venv-audit/.installed ## vulnerabilities and licences of dependencies, and build/sbom.json
+	$(BIN)/python -m tests.audit $(ARGS)
 
 IMAGE_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 images: ## build the container images with docker (PIP_ARGS as above)

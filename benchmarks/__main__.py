@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import (
     episodes,
@@ -24,7 +23,7 @@ from benchmarks import (
     synthesis,
     tool_calls,
 )
-from benchmarks.results import PATH, Result, write
+from benchmarks.results import PATH, Result, show, write
 
 BENCHMARKS: dict[str, Callable[[Path], list[Result]]] = {
     "tool_calls": tool_calls.measure,
@@ -54,24 +53,10 @@ def main(
     for name in names or BENCHMARKS:
         with console.status(name), tempfile.TemporaryDirectory() as folder:
             measured = BENCHMARKS[name](Path(folder))
-        _show(console, measured)
+        show(console, measured)
         results += measured
     write(results)
     console.print(f"Written to {PATH}.")
-
-
-def _show(console: Console, results: Sequence[Result]) -> None:
-    table = Table(show_header=False)
-    for result in results:
-        colour = {None: "", True: "green", False: "red"}[result.reached]
-        table.add_row(
-            result.name,
-            f"{result.value:,.2f} {result.unit}",
-            f"{result.reference} ({result.reference_value:,.2f})",
-            f"ratio {result.ratio:.2f}",
-            style=colour,
-        )
-    console.print(table)
 
 
 if __name__ == "__main__":

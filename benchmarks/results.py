@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
+from rich.console import Console
+from rich.table import Table
 
 PATH = Path(__file__).parent / "results.json"
 
@@ -48,6 +50,21 @@ class Result:
             key: round(value, 6) if isinstance(value, float) else value
             for key, value in {**kept, "ratio": self.ratio}.items()
         }
+
+
+def show(console: Console, results: Sequence[Result]) -> None:
+    """Prints the results as a table; green where a goal holds, red where it does not."""
+    table = Table(show_header=False)
+    for result in results:
+        colour = {None: "", True: "green", False: "red"}[result.reached]
+        table.add_row(
+            result.name,
+            f"{result.value:,.2f} {result.unit}",
+            f"{result.reference} ({result.reference_value:,.2f})",
+            f"ratio {result.ratio:.2f}",
+            style=colour,
+        )
+    console.print(table)
 
 
 def write(results: Sequence[Result], path: Path = PATH) -> None:

@@ -26,7 +26,20 @@ def pinned(
     *,
     beside_client: bool = False,
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Runs `python -m ...` on the server's core; yields the process and its first line of output.
+    """Runs `python -m ...` on the server's core: see `pinned_program`."""
+    command = [sys.executable, "-m", *arguments]
+    with pinned_program(command, environment, beside_client=beside_client) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def pinned_program(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    beside_client: bool = False,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Runs a command on the server's core; yields the process and its first line of output.
 
     This process moves to the client's core for as long, where the machine has both.
     """
@@ -36,8 +49,8 @@ def pinned(
             0, CLIENT_CORE if beside_client else SERVER_CORE
         )  # inherited by every thread of the child
     try:
-        process = subprocess.Popen(  # noqa: S603 - our own modules
-            [sys.executable, "-m", *arguments],
+        process = subprocess.Popen(  # noqa: S603 - our own modules, or a peer's server of ours
+            list(command),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={**os.environ, **(environment or {})},
@@ -48,7 +61,7 @@ def pinned(
         output = process.stdout
         line = output.readline() if output else ""
         if not line:
-            raise RuntimeError(f"{' '.join(arguments)} ended before it was ready")
+            raise RuntimeError(f"{' '.join(command)} ended before it was ready")
         yield process, line
     finally:
         os.sched_setaffinity(0, own)

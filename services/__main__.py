@@ -1,8 +1,8 @@
 """Runs one service, or all of them in one process: `python -m services NAME|all|migrate`.
 
 Prints the settings to standard error and, once it serves, one line of JSON to standard output:
-{"ready": true, "address", "metrics_address", "services", "pid"}. SIGTERM and SIGINT drain; a second
-one cuts the draining short.
+{"ready": true, "address", "metrics_address", "health_address", "services", "pid"}. SIGTERM and
+SIGINT drain; a second one cuts the draining short.
 
 `migrate` brings the database to this version's schema and ends; with SYNTHAGENT_MIGRATE=false it
 waits until another process has. Both wait for a database that is out of reach, however long.
@@ -28,6 +28,7 @@ import typer
 
 from synthagent import logs
 from synthagent.errors import BackendUnavailable, PreconditionFailed, SynthAgentError
+from synthagent.security.watched import UnusableFile
 from synthagent.server import PortTaken, Register, running
 from synthagent.settings import Settings, SettingsError, load_settings
 from synthagent.store import check_current, upgrade
@@ -75,11 +76,17 @@ async def serve(name: ServiceName, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    async with running(settings, registers(name), stop_now=stop_now) as server:
+    async with running(
+        settings,
+        registers(name),
+        stop_now=stop_now,
+        name="synthagent" if name is ServiceName.ALL else f"synthagent-{name.value}",
+    ) as server:
         ready = {
             "ready": True,
             "address": server.address,
             "metrics_address": server.metrics_address,
+            "health_address": server.health_address,
             "services": server.services,
             "pid": os.getpid(),
         }
@@ -140,6 +147,8 @@ def main(
             migrate(settings)
         else:
             asyncio.run(serve(name, settings))
+    except UnusableFile as error:
+        _fail(ExitCode.BAD_SETTINGS, error.message)
     except PortTaken as error:
         _fail(ExitCode.PORT_TAKEN, str(error))
     except SynthAgentError as error:

@@ -28,13 +28,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import orjson
-from google.protobuf.json_format import ParseDict, ParseError
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped]  # it has no types
 
 from synthagent.api.v1 import task_pb2, trajectory_pb2
 from synthagent.client import SynthAgentClient
-from synthagent.convert import event_from_proto, task_from_proto
+from synthagent.convert import event_from_proto, message_of, task_from_proto
 from synthagent.errors import InvalidInput, ModelFault
 from synthagent.worlds.episode import Event, Votes
 from synthagent.worlds.judgement import CriterionJudgement, Judgement, agreement
@@ -176,9 +175,10 @@ def _subject(item: dict[str, JsonValue]) -> Task | str:
     if _is_value(task):
         return _validated(_TASK, task, "task")
     try:
-        return task_from_proto(ParseDict(task, task_pb2.Task()))
-    except ParseError as error:
-        raise InvalidInput(f"task: {error}") from error
+        message = message_of(task, task_pb2.Task)
+    except InvalidInput as error:
+        raise InvalidInput(f"task: {error.message}") from error
+    return task_from_proto(message)
 
 
 def _is_value(task: dict[str, JsonValue]) -> bool:
@@ -206,9 +206,10 @@ def _event(event: JsonValue, path: str) -> Event:
     if not isinstance(event, dict):
         raise InvalidInput(f"{path} is no JSON object")
     try:
-        return event_from_proto(ParseDict(event, trajectory_pb2.Event()), path)
-    except ParseError as error:
-        raise InvalidInput(f"{path}: {error}") from error
+        message = message_of(event, trajectory_pb2.Event)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}: {error.message}") from error
+    return event_from_proto(message, path)
 
 
 def _validated(adapter: TypeAdapter[T], value: JsonValue, path: str) -> T:

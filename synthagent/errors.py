@@ -13,6 +13,8 @@
     │   └── StorageFull                   STORAGE_FULL            RESOURCE_EXHAUSTED
     ├── StateDiverged                     STATE_DIVERGED          ABORTED
     ├── Cancelled                         CANCELLED               CANCELLED
+    ├── Unauthenticated                   UNAUTHENTICATED         UNAUTHENTICATED
+    ├── PermissionDenied                  PERMISSION_DENIED       PERMISSION_DENIED
     ├── Corrupt                           CORRUPT                 DATA_LOSS
     ├── ModelFault                        MODEL_FAULT             ABORTED
     │   ├── ModelRefused                  MODEL_REFUSED           ABORTED
@@ -21,9 +23,9 @@
     └── BackendUnavailable                BACKEND_UNAVAILABLE     UNAVAILABLE
         └── ModelUnavailable              MODEL_UNAVAILABLE       UNAVAILABLE
 
-`server.py` holds the one table from exception to status. Anything else becomes INTERNAL without
-detail. Messages say what was wrong and what to do. The trainer adds `TrainingDiverged`, which ends
-its process and never crosses the contract.
+`statuses.py` holds the one table from exception to status. Anything else becomes INTERNAL without
+detail. Messages say what was wrong and what to do. The trainer adds `TrainingDiverged` and
+`RankLost`, which end its process and never cross the contract.
 """
 
 from __future__ import annotations
@@ -123,6 +125,18 @@ class Cancelled(SynthAgentError):
     """The thing was cancelled on request."""
 
     reason = "CANCELLED"
+
+
+class Unauthenticated(SynthAgentError):
+    """The server does not know who calls, and lets in only whom it knows."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(SynthAgentError):
+    """The caller is known, and its role may not do this."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class Corrupt(SynthAgentError):

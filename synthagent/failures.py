@@ -21,13 +21,16 @@ def _tree(kind: type[errors.SynthAgentError]) -> list[type[errors.SynthAgentErro
     return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]
 
 
-_BY_REASON = {kind.reason: kind for kind in _tree(errors.SynthAgentError)}
+# Of those that share a reason, such as one process's own kind of a fault, the first of the tree.
+_BY_REASON = {kind.reason: kind for kind in reversed(_tree(errors.SynthAgentError))}
 _BY_CODE: dict[grpc.StatusCode, type[errors.SynthAgentError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.BackendUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.BackendUnavailable,
     grpc.StatusCode.CANCELLED: errors.Cancelled,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.LimitExceeded,
     grpc.StatusCode.UNIMPLEMENTED: errors.PreconditionFailed,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
 }
 
 

@@ -12,11 +12,14 @@ from typing import Literal
 
 import structlog
 
+from synthagent.tracing import add_trace
+
 
 def configure(level: str, log_format: Literal["console", "json"]) -> None:
     """Sends the logs of this process, libraries' included, to standard error."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -55,6 +55,18 @@ class ServerMetrics:
             ["service", "method"],
             registry=registry,
         )
+        self.refusals = Counter(
+            "synthagent_grpc_refusals",
+            'Calls refused because of who made them: "unauthenticated", "permission_denied", or '
+            "the limit of the caller that was reached.",
+            ["service", "method", "reason"],
+            registry=registry,
+        )
+        self.audit_lines_lost = Counter(
+            "synthagent_audit_lines_lost",
+            "Lines of the audit log that could not be written.",
+            registry=registry,
+        )
         self.sessions_open = Gauge(
             "synthagent_tool_sessions_open", "Open tool sessions.", registry=registry
         )
@@ -118,6 +130,14 @@ class ServerMetrics:
         )
         self.policy_version = Gauge(
             "synthagent_policy_version", "Version that samples.", ["policy"], registry=registry
+        )
+        self.policy_load_seconds = Histogram(
+            "synthagent_policy_load_seconds",
+            "Time from a checked version to the moment from which it samples, by the way that its "
+            'weights took: "local", "reload", "adapter" or "transfer".',
+            ["way"],
+            buckets=_LATENCY_SECONDS,
+            registry=registry,
         )
         self.policy_sequences = Gauge(
             "synthagent_policy_sequences", "Sequences in the engine's batch.", registry=registry
@@ -204,13 +224,6 @@ class ServerMetrics:
             buckets=_SHARE,
             registry=registry,
         )
-        self.synthesis_items = Counter(
-            "synthagent_synthesis_items",
-            'Items of synthesis that were settled, by teacher ("program" or "model"), outcome '
-            '("admitted" or "rejected") and the stage that decided.',
-            ["teacher", "outcome", "stage"],
-            registry=registry,
-        )
         self.store_commit_seconds = Histogram(
             "synthagent_store_commit_seconds",
             "Time of one group commit, its writes included.",
@@ -220,6 +233,39 @@ class ServerMetrics:
         self.store_writes = Counter(
             "synthagent_store_writes", "Writes committed.", registry=registry
         )
+
+
+TRAINER_GAUGES = {
+    "policy_version": "Version of the policy that the last row was recorded at.",
+    "gradient_norm": "Global norm of the gradient before clipping, mean over the step's updates.",
+    "policy_tokens": "Tokens of the step that carried loss.",
+    "training_seconds": "Time that the step spent on scoring and updates.",
+    "reward_sem": "Standard error of the batch's mean reward.",
+    "episodes": "Episodes of the batch that have a reward.",
+    "groups": "Groups of the batch.",
+    "unused_groups": "Groups left out because enough others vary.",
+    "pairs": "Preference pairs of the step.",
+    "episode_tokens": "Mean tokens of an episode, prompt included.",
+    "entropy": "Mean entropy of the policy at its tokens, in nats.",
+    "clip_fraction": "Share of policy tokens whose ratio was clipped.",
+    "kl": "Divergence from the policy before the step, in nats per token.",
+    "reference_kl": "Divergence from the reference policy, in nats per token.",
+    "sampling_gap": "Mean absolute difference between the engine's and the trainer's "
+    "log-probabilities of the same tokens, in nats.",
+    "corrected_fraction": "Share of policy tokens whose importance weight was cut or left out.",
+    "preferred": "Share of pairs of which the policy prefers the better action.",
+    "margin": "Mean implicit reward of better actions over worse ones.",
+    "staleness": "Mean policy versions that the batch's tokens are behind the step.",
+    "staleness_max": "Most policy versions that a token is behind the step.",
+    "episode_staleness": "Mean policy versions from an episode's oldest token to the step.",
+    "imbalance": "Tokens of the fullest rank's share over the mean share.",
+    "imbalance_computed": "The same of the tokens that forward passes took.",
+    "evaluation_reward": "Mean reward of the last evaluation.",
+    "evaluation_reward_sem": "Standard error of the last evaluation's mean reward.",
+    "evaluation_episodes": "Episodes of the last evaluation that have a reward.",
+    "evaluation_invalid": "Episodes of the last evaluation that have none.",
+}
+"""Scalars of a step or an evaluation by name, each exported as synthagent_trainer_<name>."""
 
 
 class TrainerMetrics:
@@ -259,3 +305,14 @@ class TrainerMetrics:
             "Trajectories excluded because they carry no reward.",
             registry=registry,
         )
+        self.activity_seconds = Counter(
+            "synthagent_trainer_activity_seconds",
+            'Time by what it went to: "wait" for episodes, "fetch" of batches (beside the rest), '
+            '"scoring", "update", "publish", "checkpoint" and "evaluate".',
+            ["activity"],
+            registry=registry,
+        )
+        self.gauges = {
+            name: Gauge(f"synthagent_trainer_{name}", meaning, ["phase"], registry=registry)
+            for name, meaning in TRAINER_GAUGES.items()
+        }

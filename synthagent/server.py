@@ -1,10 +1,9 @@
 """The one place that builds a gRPC server: what every service of ours does alike.
 
-A `Server` binds its port, lets services register, and starts. Around every call of ours it checks
-and hands on the deadline, counts and times, and turns an exception into a status by the one table
-below. Streams are wrapped once, not per message. On `drain` health says NOT_SERVING, new calls are
-refused with UNAVAILABLE, running ones get time to end, and what still runs is ended with
-UNAVAILABLE, so that its caller goes on elsewhere.
+A `Server` binds its port, lets services register, and starts. `calls` wraps every call of theirs,
+`statuses` says what an exception becomes. On `drain` health says NOT_SERVING, new calls are refused
+with UNAVAILABLE, running ones get time to end, and what still runs is ended with UNAVAILABLE, so
+that its caller goes on elsewhere.
 
 A service lives in `services/NAME/servicer.py`, which has one function:
 
@@ -20,59 +19,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING, Any, NoReturn
 from wsgiref.simple_server import WSGIServer
 
 import grpc
-import structlog
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer as AsyncHealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
-from synthagent import accounts, deadlines, errors
+from synthagent.calls import Calls
+from synthagent.channel import KeepAlive
 from synthagent.client import SynthAgentClient
-from synthagent.failures import DETAILS
 from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
+from synthagent.security.certificates import CertificateFiles, server_credentials
+from synthagent.security.gate import Gate
+from synthagent.security.watched import UnusableFile
 from synthagent.settings import Settings
 from synthagent.store import Store, TaskCache, check_current, upgrade
-
-_log = structlog.get_logger()
-
-STATUS: dict[type[errors.SynthAgentError], grpc.StatusCode] = {
-    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.MissingDeadline: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.NotFound: grpc.StatusCode.NOT_FOUND,
-    errors.Conflict: grpc.StatusCode.ALREADY_EXISTS,
-    errors.RequestIdReused: grpc.StatusCode.ALREADY_EXISTS,
-    errors.PreconditionFailed: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.Uncertified: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.StepOutOfRange: grpc.StatusCode.OUT_OF_RANGE,
-    errors.LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.StorageFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.StateDiverged: grpc.StatusCode.ABORTED,
-    errors.Cancelled: grpc.StatusCode.CANCELLED,
-    errors.Corrupt: grpc.StatusCode.DATA_LOSS,
-    errors.ModelFault: grpc.StatusCode.ABORTED,
-    errors.ModelRefused: grpc.StatusCode.ABORTED,
-    errors.ModelTruncated: grpc.StatusCode.ABORTED,
-    errors.ModelMalformed: grpc.StatusCode.ABORTED,
-    errors.BackendUnavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.ModelUnavailable: grpc.StatusCode.UNAVAILABLE,
-}
-"""The one table from exception to status. Anything else becomes INTERNAL."""
-
-
-_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
-_SHUTTING_DOWN = "The server is shutting down; call again."
+from synthagent.trace_export import TraceExport
 
 
 class PortTaken(RuntimeError):
@@ -110,159 +78,16 @@ class Service:
 Register = Callable[[grpc.aio.Server, Resources], Awaitable[Service]]
 
 
-def to_status(error: BaseException) -> status_pb2.Status:
-    """The google.rpc.Status of an exception, with its details; INTERNAL hides them."""
-    if not isinstance(error, errors.SynthAgentError) or type(error) is errors.SynthAgentError:
-        return status_pb2.Status(
-            code=code_pb2.INTERNAL,
-            message="An internal error occurred; the server's log has its traceback.",
-        )
-    code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    details: list[Any] = [
-        error_details_pb2.ErrorInfo(
-            reason=error.reason, domain=errors.DOMAIN, metadata=error.metadata
-        )
+def _connection_options(settings: Settings) -> list[tuple[str, int]]:
+    """How long connections live, and how often clients may ask whether this end is there."""
+    options = [
+        *KeepAlive.of(settings).options(),
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
+        ("grpc.max_connection_age_grace_ms", int(settings.connection_grace_seconds * 1000)),
     ]
-    if error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
-        )
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if error.retry_after is not None:
-        info = error_details_pb2.RetryInfo()
-        info.retry_delay.FromTimedelta(error.retry_after)
-        details.append(info)
-    status = status_pb2.Status(code=code.value[0], message=error.message)
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
-
-
-if TYPE_CHECKING:
-    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]  # generic in its stub only
-else:
-    _Interceptor = grpc.aio.ServerInterceptor
-
-
-class _Calls(_Interceptor):
-    """Wraps every call of ours, and knows what runs."""
-
-    def __init__(self, metrics: ServerMetrics) -> None:
-        self.metrics = metrics
-        self.running: set[asyncio.Task[Any]] = set()
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.draining = False
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """The handler of a call, wrapped; health and reflection are left as they are."""
-        handler = await continuation(handler_call_details)
-        path: str = handler_call_details.method
-        if handler is None or path.startswith(_INFRASTRUCTURE):
-            return handler
-        behaviour, make_handler = _behaviour(handler)
-        service, _, method = path.lstrip("/").partition("/")
-        unary = not (handler.request_streaming or handler.response_streaming)
-
-        async def run(request: Any, context: Any) -> Any:
-            async with _Call(self, context, service, method, unary=unary):
-                return await behaviour(request, context)
-
-        async def generate(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with _Call(self, context, service, method, unary=unary):
-                async for response in behaviour(request, context):
-                    yield response
-
-        return make_handler(
-            generate if inspect.isasyncgenfunction(behaviour) else run,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-
-
-def _behaviour(handler: Any) -> tuple[Any, Any]:
-    """The function behind a handler, and the factory of handlers of its kind."""
-    if handler.request_streaming and handler.response_streaming:
-        return handler.stream_stream, grpc.stream_stream_rpc_method_handler
-    if handler.request_streaming:
-        return handler.stream_unary, grpc.stream_unary_rpc_method_handler
-    if handler.response_streaming:
-        return handler.unary_stream, grpc.unary_stream_rpc_method_handler
-    return handler.unary_unary, grpc.unary_unary_rpc_method_handler
-
-
-class _Call:
-    """One call, from its start to its status."""
-
-    def __init__(
-        self, calls: _Calls, context: Any, service: str, method: str, *, unary: bool
-    ) -> None:
-        self._calls = calls
-        self._context = context
-        self._labels = (service, method)
-        self._unary = unary
-
-    async def __aenter__(self) -> None:
-        self._started = time.perf_counter()
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - gRPC runs every handler in a task
-        self._task = task
-        self._calls.running.add(task)
-        self._calls.idle.clear()
-        self._calls.metrics.requests_in_flight.labels(*self._labels).inc()
-        left = self._context.time_remaining()
-        deadlines.begin(left)
-        accounts.begin(self._context.invocation_metadata())
-        if self._calls.draining:
-            await self._abort(errors.BackendUnavailable(_SHUTTING_DOWN))
-        if self._unary and left is None:
-            await self._abort(
-                errors.MissingDeadline(
-                    "A unary call needs a deadline; set a timeout on the call.", field="deadline"
-                )
-            )
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object
-    ) -> None:
-        if error is None:
-            self._end(grpc.StatusCode.OK)
-        elif isinstance(error, asyncio.CancelledError) and self._calls.draining:
-            self._task.uncancel()
-            await self._abort(errors.BackendUnavailable(_SHUTTING_DOWN))
-        elif isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            left = self._context.time_remaining()
-            late = left is not None and left <= 0
-            self._end(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
-        elif isinstance(error, Exception):
-            await self._abort(error)
-
-    async def _abort(self, error: Exception) -> NoReturn:
-        status = to_status(error)
-        if status.code == code_pb2.INTERNAL:
-            _log.error("call failed", method="/".join(self._labels), exc_info=error)
-        code = _CODES[status.code]
-        self._end(code)
-        await self._context.abort(code, status.message, ((DETAILS, status.SerializeToString()),))
-        raise AssertionError("abort returned")  # pragma: no cover - it always raises
-
-    def _end(self, code: grpc.StatusCode) -> None:
-        metrics = self._calls.metrics
-        metrics.requests.labels(*self._labels, code.name).inc()
-        metrics.requests_in_flight.labels(*self._labels).dec()
-        metrics.request_seconds.labels(*self._labels).observe(time.perf_counter() - self._started)
-        self._calls.running.discard(self._task)
-        if not self._calls.running:
-            self._calls.idle.set()
-
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+    if settings.connection_age_seconds is not None:
+        options.append(("grpc.max_connection_age_ms", int(settings.connection_age_seconds * 1000)))
+    return options
 
 
 class Server:
@@ -271,7 +96,8 @@ class Server:
     def __init__(self, settings: Settings, metrics: ServerMetrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._calls = _Calls(metrics)
+        self._gate = Gate.of(settings, metrics)
+        self._calls = Calls(metrics, self._gate)
         self._health = AsyncHealthServicer()
         self._services: list[Service] = []
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
@@ -281,23 +107,50 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                *_connection_options(settings),
             ],
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._probed = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
 
     def bind(self) -> str:
-        """Opens the port and returns host:port as a client reaches it. Raises PortTaken."""
-        host, port = self._settings.host, self._settings.port
+        """Opens the port and returns host:port as a client reaches it.
+
+        Raises PortTaken, and UnusableFile where certificates are set and cannot be used.
+        """
+        settings = self._settings
+        self._gate.warn_if_open(settings.host)
+        files = CertificateFiles.of(settings)
+        if files is None:
+            return self._open(self._grpc.add_insecure_port, settings.port, "SYNTHAGENT_PORT")
+        if files.certificate is None:
+            raise UnusableFile(
+                "SYNTHAGENT_TLS_CERTIFICATE_FILE is not set: with SYNTHAGENT_TLS_CA_FILE our "
+                "clients speak TLS, and so must this server."
+            )
+        credentials = server_credentials(files, mutual=settings.tls_mutual)
+        return self._open(
+            lambda address: self._grpc.add_secure_port(address, credentials),
+            settings.port,
+            "SYNTHAGENT_PORT",
+        )
+
+    def bind_health(self) -> str | None:
+        """Opens the port for probes and returns host:port; None where it is off. As `bind`."""
+        port = self._settings.health_port
+        if port is None:
+            return None
+        return self._open(self._probed.add_insecure_port, port, "SYNTHAGENT_HEALTH_PORT")
+
+    def _open(self, add: Callable[[str], int], port: int, setting: str) -> str:
+        host = self._settings.host
         try:
-            bound = self._grpc.add_insecure_port(f"{host}:{port}")
+            bound = add(f"{host}:{port}")
         except RuntimeError as error:
             raise PortTaken(
                 f"Cannot listen on {host}:{port}: the port is in use or not allowed. Stop what "
-                "uses it, or set SYNTHAGENT_PORT to another (0 means any free one)."
+                f"uses it, or set {setting} to another (0 means any free one)."
             ) from error
         reachable = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - a name
         return f"{reachable}:{bound}"
@@ -326,6 +179,7 @@ class Server:
             [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._grpc
         )
         await self._grpc.start()
+        await self._probed.start()
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return names
@@ -335,14 +189,10 @@ class Server:
         await self._health.enter_graceful_shutdown()
         for service in self._services:
             await service.drain()
-        self._calls.draining = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._calls.idle.wait(), seconds)
-        for task in self._calls.running:
-            task.cancel()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._calls.idle.wait(), 2.0)
+        await self._calls.end(seconds)
         await self._grpc.stop(grace=0.2)  # what is left are watchers of health
+        await self._probed.stop(grace=0.2)
+        self._gate.close()
         for service in reversed(self._services):
             await service.close()
         if self._metrics_server is not None:
@@ -358,6 +208,8 @@ class Running:
 
     address: str
     metrics_address: str | None
+    health_address: str | None
+    """Where probes ask without TLS; None where there is no such port."""
     services: tuple[str, ...]
     resources: Resources
 
@@ -368,21 +220,28 @@ async def running(
     registers: Sequence[Register],
     *,
     stop_now: asyncio.Event | None = None,
+    name: str = "synthagent",
 ) -> AsyncIterator[Running]:
     """Serves while the block runs, then drains; `stop_now`, once set, cuts the draining short.
 
-    Brings the database's schema up to date first. Raises PortTaken, or what `store.upgrade` raises.
+    `name` is what traces call this process.
+    Brings the database's schema up to date first. Raises PortTaken, UnusableFile (of
+    certificates, callers or the audit), or what `store.upgrade` raises.
     """
     metrics = ServerMetrics()
+    traces = TraceExport(settings, name)
     server = Server(settings, metrics)
     async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, traces.close)
         address = server.bind()
+        health_address = server.bind_health()
         check = upgrade if settings.migrate else check_current
         await asyncio.to_thread(check, settings.database_url)
         store = Store(
             settings.database_url,
             readers=settings.database_readers,
             busy_seconds=settings.database_busy_seconds,
+            statement_seconds=settings.database_statement_seconds,
             metrics=metrics,
         )
         stack.push_async_callback(store.close)
@@ -395,7 +254,7 @@ async def running(
         metrics_address = server.serve_metrics()
         stack.push_async_callback(_drain, server, settings.drain_seconds, stop_now)
         services = await server.start(registers, resources)
-        yield Running(address, metrics_address, services, resources)
+        yield Running(address, metrics_address, health_address, services, resources)
 
 
 async def _drain(server: Server, seconds: float, stop_now: asyncio.Event | None) -> None:

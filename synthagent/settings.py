@@ -12,15 +12,15 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PREFIX = "SYNTHAGENT_"
+from synthagent.security import settings as security
+from synthagent.security.settings import Port, SecuritySettings
+
+PREFIX = security.PREFIX
 _OF_OTHERS = frozenset({"address", "data_dir", "released_tasks"})  # of the command line, of tests
-
-Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class ModelRole(BaseModel):
@@ -68,18 +68,9 @@ class SettingsError(ValueError):
     """The environment does not give valid settings; the message says which variable and why."""
 
 
-class Settings(BaseSettings):
-    """Settings of a server process. SYNTHAGENT_<NAME> sets each; its text stands below it."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_parse_none_str="none",
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
+class Settings(SecuritySettings):
+    """Settings of a server process. SYNTHAGENT_<NAME> sets each; its text stands below it, or in
+    `SecuritySettings`."""
 
     database_url: str = "sqlite:///./synthagent.db"
     """SQLAlchemy URL of the database. A relative SQLite path starts at the working directory."""
@@ -89,10 +80,16 @@ class Settings(BaseSettings):
     refuses a database of another version."""
 
     database_readers: int = Field(4, ge=1, le=64)
-    """Threads that read from the database at the same time."""
+    """Threads that read from the database at the same time. One more writes, and each holds a
+    connection: PostgreSQL needs max_connections of at least (readers + 1) x processes."""
 
     database_busy_seconds: float = Field(10.0, gt=0, le=600)
-    """Seconds to wait for another process that is writing before the call is UNAVAILABLE."""
+    """Seconds to wait for another process that is writing, or for a connection, before the call is
+    UNAVAILABLE."""
+
+    database_statement_seconds: float = Field(30.0, gt=0, le=3600)
+    """Seconds after which PostgreSQL ends a statement, or a transaction whose process stands still,
+    so that none holds locks for ever; the call is UNAVAILABLE. SQLite has no such limit."""
 
     host: str = "127.0.0.1"
     """Interface to listen on. "0.0.0.0" or "[::]" means all of them."""
@@ -103,20 +100,29 @@ class Settings(BaseSettings):
     metrics_port: Port | None = 0
     """TCP port of the Prometheus metrics. 0 means any free one; none means no metrics port."""
 
+    traces_endpoint: str | None = None
+    """URL to which spans are sent by OTLP over HTTP, as http://collector:4318/v1/traces. None means
+    no traces."""
+
+    traces_share: float = Field(1.0, gt=0, le=1)
+    """Share of traces that are kept; an episode is one trace, and kept whole or not at all."""
+
     task_synthesis_address: str | None = None
-    """host:port of TaskSynthesis. None means this server."""
+    """Target of TaskSynthesis: host:port, "dns:///NAME:PORT" for every address of a name (of a
+    headless service), or "ipv4:HOST:PORT,HOST:PORT"; calls are balanced over all. None means this
+    server."""
 
     tool_mock_address: str | None = None
-    """host:port of ToolMock. None means this server."""
+    """Target of ToolMock: as above. None means this server."""
 
     user_simulator_address: str | None = None
-    """host:port of UserSimulator. None means this server."""
+    """Target of UserSimulator: as above. None means this server."""
 
     rubric_judge_address: str | None = None
-    """host:port of RubricJudge. None means this server."""
+    """Target of RubricJudge: as above. None means this server."""
 
     rollout_address: str | None = None
-    """host:port of Rollout. None means this server."""
+    """Target of Rollout: as above. None means this server."""
 
     teacher: ModelRole | None = None
     """Model that invents tasks. None means that only the programmatic teacher works."""
@@ -141,6 +147,19 @@ class Settings(BaseSettings):
 
     policy_served_model: str = "policy"
     """Name of the policy model as that server knows it."""
+
+    keepalive_seconds: float = Field(20.0, ge=1, le=3600)
+    """Seconds of silence on a connection after which an end asks whether the other is there."""
+
+    keepalive_timeout_seconds: float = Field(10.0, ge=1, le=600)
+    """Seconds without an answer to that after which the connection is given up, with its calls."""
+
+    connection_age_seconds: float | None = Field(300.0, ge=1, le=86_400)
+    """Seconds, give or take a tenth, after which clients are told to connect anew, so that replicas
+    that were added since get their share. None means never."""
+
+    connection_grace_seconds: float = Field(3600.0, ge=1, le=86_400)
+    """Seconds that calls which run on such a connection may go on before they are ended."""
 
     call_timeout_seconds: float = Field(30.0, gt=0, le=3600)
     """Deadline, in seconds, of a unary call to another service where no nearer one is inherited."""
@@ -182,6 +201,10 @@ class Settings(BaseSettings):
 
     policy_threads: int | None = Field(None, ge=1)
     """CPU threads of the policy engine. None means torch's own choice."""
+
+    policy_deterministic: bool = False
+    """Whether the local policy engine computes each episode alone: slower, and its samples are the
+    same to the last bit whatever else runs and however often it was restarted."""
 
     tokenize_reference_agents: bool = False
     """Whether trajectories of reference agents carry the tokens that the policy model would read

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from synthagent import accounts, deadlines
+from synthagent import accounts, deadlines, tracing
 from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
 from synthagent.convert import tool_result_from_proto
 from synthagent.errors import (
@@ -120,7 +120,7 @@ class ToolSession:
         response = tool_pb2.SessionResponse()
         if self._stream is None:
             session: Any = self._stub.Session  # its stub asks for requests up front; we write them
-            self._stream = session(metadata=accounts.outgoing())
+            self._stream = session(metadata=(*accounts.outgoing(), *tracing.outgoing()))
             response = await self._exchange(self._open_request())
             opened = response.opened.state_hash
             if self.state_hash and opened != self.state_hash:

@@ -2,12 +2,14 @@
 
 import pytest
 
+pytest_plugins = ["tests.databases"]
+
 _LONG = (
     "tests/trainer/test_training.py",
     "tests/end_to_end/test_reference_agents.py",
     "tests/trainer/test_engine.py",
+    "tests/trainer/test_stops.py",
     "tests/services/task_synthesis/test_model_recovery.py",
-    "tests/trainer/test_main.py",
     "tests/services/rollout/test_recovery.py",
     "tests/services/task_synthesis/test_recovery.py",
     "tests/manifests/test_commands.py",

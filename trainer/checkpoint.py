@@ -2,24 +2,25 @@
 
 A checkpoint is written under a partial name, described by a manifest of sizes and digests, renamed,
 and only then pointed to by `latest`. It is verified before anything is loaded from it; a damaged
-one is named and left as it is. The learning rate is a function of the step and needs no state.
+one is named and left as it is. One from which no update gave finite numbers is withdrawn, so that
+`latest` leads somewhere. The learning rate is a function of the step and needs no state. Imports no
+torch: what is wrong with a checkpoint is said before that is loaded.
 """
 
 from __future__ import annotations
 
-import random
+import hashlib
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import orjson
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from synthagent.errors import Corrupt
-from trainer.engine import TrainingEngine
-from trainer.weights import file_sha256
+from trainer.failures import naming
+
+if TYPE_CHECKING:
+    from trainer.engine import TrainingEngine  # imports torch, which looking needs not
 
 Stage = Literal["start", "sft", "dpo", "rl"]
 
@@ -35,12 +36,30 @@ class Progress(BaseModel):
     metrics_length: int = 0
 
 
+class Seal(BaseModel):
+    """What a file of a checkpoint was when it was written."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a complete checkpoint consists of; its last file to be written."""
+
+    progress: Progress
+    world_size: int
+    files: dict[str, Seal]
+
+
 class Checkpoints:
     """The checkpoints of one run folder."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
+        """Two are kept at least: the latest is proven only by an update that follows it."""
         self._folder = folder
-        self._keep = keep
+        self._keep = max(2, keep)
+        self._saved_at = 0
+        """`TrainingEngine.updates` when the latest was saved or restored."""
 
     @property
     def exists(self) -> bool:
@@ -52,94 +71,125 @@ class Checkpoints:
         name = f"{progress.stage}-{progress.step:06d}"
         partial = f"{name}.partial"
         if engine.ranks.first:
-            shutil.rmtree(self._folder / partial, ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
+            for left in (*self._folder.glob("*.partial"), *self._folder.glob("*.diverged")):
+                shutil.rmtree(left, ignore_errors=True)
         engine.barrier()
-        engine.deepspeed.save_checkpoint(str(self._folder), tag=partial, save_latest=False)
-        torch.save(_random_state(), self._folder / partial / _random_name(engine))
+        try:
+            with naming(self._folder / partial):
+                engine.save_state(self._folder, partial)
+        except OSError:
+            shutil.rmtree(self._folder / partial, ignore_errors=True)  # a full disk needs the room
+            raise
         engine.barrier()
         if engine.ranks.first:
             self._complete(name, partial, progress, engine.ranks.world_size)
+        self._saved_at = engine.updates
         engine.barrier()
 
-    def read(self, *, world_size: int) -> Progress:
-        """Verifies the latest checkpoint and returns its place. Raises Corrupt naming the file."""
-        folder = self._latest()
-        manifest = _read_json(folder / "manifest.json")
-        for name, expected in manifest.get("files", {}).items():
-            file = folder / name
-            if not file.is_file() or file.stat().st_size != expected["bytes"]:
-                raise _damaged(file, "it is missing or has another length")
-            if file_sha256(file) != expected["sha256"]:
-                raise _damaged(file, "its content differs from what was written")
-        if manifest.get("world_size") != world_size:
-            raise _damaged(
-                folder,
-                f"it was written by {manifest.get('world_size')} ranks and {world_size} run now",
-            )
-        try:
-            return Progress.model_validate(manifest.get("progress"))
-        except ValidationError as error:
-            raise _damaged(
-                folder / "manifest.json", "it does not hold a place to resume"
-            ) from error
+    def withdraw_unproven(self, engine: TrainingEngine) -> Path | None:
+        """After a divergence, on all ranks: the checkpoint to resume from; None where none is left.
 
-    def restore(self, engine: TrainingEngine) -> None:
-        """Loads the latest checkpoint, verified by `read`, into a fresh engine, on all ranks."""
-        folder = self._latest()
-        path, _ = engine.deepspeed.load_checkpoint(str(self._folder), tag=folder.name)
-        if path is None:
-            raise _damaged(folder, "DeepSpeed does not find its files there")
-        state = torch.load(folder / _random_name(engine), weights_only=False)
-        random.setstate(state["python"])
-        np.random.set_state(state["numpy"])
-        torch.set_rng_state(state["torch"])
+        The latest is put aside where no update from it was finite: its weights lead nowhere.
+        """
+        unproven = self.exists and engine.updates == self._saved_at
+        engine.barrier()
+        if unproven and engine.ranks.first:
+            latest = self.latest
+            others = [folder for folder in self._complete_ones() if folder != latest]
+            if others:
+                write_atomically(self._folder / "latest", others[-1].name.encode())
+            else:
+                (self._folder / "latest").unlink()
+            latest.rename(latest.with_name(f"{latest.name}.diverged"))
+        engine.barrier()
+        return self.latest if self.exists else None
 
-    def _latest(self) -> Path:
-        name = (self._folder / "latest").read_text(encoding="utf-8").strip()
+    @property
+    def latest(self) -> Path:
+        """Folder of the latest checkpoint. Raises Corrupt where it is not there."""
+        name = (self._folder / "latest").read_bytes().decode(errors="replace").strip()
         folder = self._folder / name
         if not name or not folder.is_dir():
             raise _damaged(self._folder / "latest", f"it names {name!r}, which is not there")
         return folder
 
+    def read(self, *, world_size: int | None, verify: bool = True) -> Progress:
+        """Verifies the latest checkpoint and returns its place. Raises Corrupt naming the file.
+
+        `world_size` is the number of ranks that go on from it; None only looks. Without `verify`
+        the files' content is left to another rank.
+        """
+        folder = self.latest
+        manifest = _read_manifest(folder / "manifest.json")
+        for name, seal in manifest.files.items() if verify else ():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != seal.bytes:
+                raise _damaged(file, "it is missing or has another length")
+            if file_sha256(file) != seal.sha256:
+                raise _damaged(file, "its content differs from what was written")
+        if world_size is not None and manifest.world_size != world_size:
+            written = manifest.world_size
+            raise _damaged(folder, f"it was written by {written} ranks and {world_size} run now")
+        return manifest.progress
+
+    def restore(self, engine: TrainingEngine) -> None:
+        """Loads the latest checkpoint, verified by `read`, into a fresh engine, on all ranks."""
+        if not engine.restore_state(self._folder, self.latest.name):
+            raise _damaged(self.latest, "DeepSpeed does not find its files there")
+        self._saved_at = engine.updates
+
+    def _complete_ones(self) -> list[Path]:
+        """Folders of complete checkpoints, oldest first."""
+        manifests = [
+            path
+            for path in self._folder.glob("*/manifest.json")
+            if not path.parent.name.endswith((".partial", ".diverged"))
+        ]
+        return [path.parent for path in sorted(manifests, key=lambda p: p.stat().st_mtime_ns)]
+
     def _complete(self, name: str, partial: str, progress: Progress, world_size: int) -> None:
         source, target = self._folder / partial, self._folder / name
         files = {
-            file.relative_to(source).as_posix(): {
-                "bytes": file.stat().st_size,
-                "sha256": file_sha256(file),
-            }
+            file.relative_to(source).as_posix(): Seal(
+                bytes=file.stat().st_size, sha256=file_sha256(file)
+            )
             for file in sorted(source.rglob("*"))
             if file.is_file()
         }
-        manifest = {"progress": progress.model_dump(), "world_size": world_size, "files": files}
-        (source / "manifest.json").write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+        manifest = Manifest(progress=progress, world_size=world_size, files=files)
+        (source / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
         source.rename(target)
         write_atomically(self._folder / "latest", name.encode())
-        complete = [p.parent for p in self._folder.glob("*/manifest.json") if p.parent != target]
-        complete.sort(key=lambda folder: (folder / "manifest.json").stat().st_mtime_ns)
-        for old in complete[: max(0, len(complete) + 1 - self._keep)]:
-            shutil.rmtree(old)
+        for old in self._complete_ones()[: -self._keep]:
+            if old != target:
+                shutil.rmtree(old)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces `path` as a whole."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
+    with naming(path):
+        partial.write_bytes(content)
     partial.replace(path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> Manifest:
     try:
-        content = orjson.loads(path.read_bytes())
+        return Manifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise _damaged(path, "it cannot be read") from error
-    except orjson.JSONDecodeError as error:
-        raise _damaged(path, "it is not JSON") from error
-    if not isinstance(content, dict):
-        raise _damaged(path, "it is not an object")
-    return content
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _damaged(path, f"{where}{': ' if where else ''}{first['msg']}") from error
 
 
 def _damaged(path: Path, why: str) -> Corrupt:
@@ -147,15 +197,3 @@ def _damaged(path: Path, why: str) -> Corrupt:
         f"cannot resume from {path}: {why}. Nothing was changed. Restore the file, or name another "
         "checkpoint in `latest` beside it, or move the run folder away to start anew"
     )
-
-
-def _random_name(engine: TrainingEngine) -> str:
-    return f"random-rank-{engine.ranks.rank:03d}.pt"
-
-
-def _random_state() -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # libraries draw from the global state
-        "torch": torch.get_rng_state(),
-    }

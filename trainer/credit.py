@@ -21,8 +21,9 @@ from trainer.advantage import (
 )
 from trainer.algorithms import Advantage, Aggregation
 from trainer.config import RlSettings
+from trainer.episodes import Episode
 from trainer.packing import Sample
-from trainer.stream import Episode
+from trainer.staleness import Age, age_of, measure
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class GroupOutcome:
     penalties: tuple[float, ...]
     tokens: tuple[int, ...] = ()
     """Tokens of each episode."""
-    staleness: tuple[int, ...] = ()
-    """Policy versions between an episode's oldest turn and this step, where a policy acted."""
+    ages: tuple[Age, ...] = ()
+    """By which versions of the policy each episode was sampled."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,7 @@ def outcome_of(
             for episode in group
         ),
         tuple(len(episode.sample.token_ids) for episode in group),
-        tuple(
-            policy_version - episode.policy_version
-            for episode in group
-            if episode.policy_version is not None
-        ),
+        tuple(age_of(episode, policy_version) for episode in group),
     )
 
 
@@ -100,11 +97,9 @@ def give_credit(
 def describe(batch: Sequence[GroupOutcome]) -> dict[str, float]:
     """Mean tokens of the batch's episodes, and how many policy versions old they are."""
     tokens = [count for group in batch for count in group.tokens]
-    staleness = [age for group in batch for age in group.staleness]
     return {
         "episode_tokens": fmean(tokens) if tokens else 0.0,
-        "staleness": fmean(staleness) if staleness else 0.0,
-        "staleness_max": float(max(staleness, default=0)),
+        **measure(age for group in batch for age in group.ages),
     }
 
 

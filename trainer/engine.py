@@ -8,38 +8,52 @@ A loss or gradient that is not finite raises before it can reach a checkpoint or
 
 from __future__ import annotations
 
-import logging
+import ctypes
+import errno
 import math
 import os
-import socket
+import random
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu" if not Path("/dev/nvidiactl").exists() else "cuda")
 
 import deepspeed
+import numpy as np
 import torch
 import transformers
 from deepspeed import comm
 from torch import Tensor
 
-from synthagent.errors import SynthAgentError
 from trainer.config import DeepSpeedSettings, ModelSettings
+from trainer.failures import TrainingDiverged
 from trainer.packing import Row, blank_row
 from trainer.policy import PolicyScorer, freeze_lower_layers, load_model, load_weights
+from trainer.ranks import Ranks
+from trainer.zero import deepspeed_config
+
+if TYPE_CHECKING:
+    from trainer.lora import Adapters
+
+# DeepSpeed would compile it for reductions within a machine, which gloo does as well. A process
+# killed over that leaves a lock in torch's cache, for which all later ones would wait for ever.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-class TrainingDiverged(SynthAgentError):
-    """A loss or gradient is not finite; nothing was saved or published after it."""
+def _return_heap() -> None:
+    """Gives free memory of the heap back to the system, where the C library is glibc.
 
-    reason = "TRAINING_DIVERGED"
+    What loading and backward passes freed in small pieces would otherwise stay with the process
+    while the optimizer needs memory of its own.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @dataclass(frozen=True)
@@ -84,41 +98,6 @@ class Update:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those that train together."""
-
-    rank: int
-    world_size: int
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that talks and writes."""
-        return self.rank == 0
-
-
-def join_ranks(threads: int | None) -> Ranks:
-    """Joins the process group that torchrun describes, or makes one of a single rank."""
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in alone.items()})
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
-    # DeepSpeed calls collectives by names that torch is about to retire.
-    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # its progress is not the user's
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # no types there
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_ranks))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    # Rank 0 evaluates and publishes while the others wait: far longer than a collective.
-    with redirect_stdout(sys.stderr):
-        deepspeed.init_distributed(backend, timeout=timedelta(hours=24), verbose=False)
-    return Ranks(comm.get_rank(), comm.get_world_size())
-
-
 class TrainingEngine:
     """A policy under training on all ranks."""
 
@@ -129,11 +108,20 @@ class TrainingEngine:
         settings: DeepSpeedSettings,
         *,
         entropy_gradient: bool = False,
+        adapters: Adapters | None = None,
     ) -> None:
-        """Loads the model from `model_folder` and shards it. Raises NotFound."""
+        """Loads the model from `model_folder` and shards it; `adapters`: only they train.
+
+        Raises NotFound, and InvalidInput where adapters do not fit the model.
+        """
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # theirs
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
         language_model = load_model(model_folder, dtype=dtype)
-        freeze_lower_layers(language_model, model.trainable_layers)
+        if adapters is None:
+            freeze_lower_layers(language_model, model.trainable_layers)
+        else:
+            adapters.attach(language_model)
+        self.adapters = adapters
         scorer = PolicyScorer(
             language_model,
             chunk=model.logits_chunk,
@@ -147,12 +135,15 @@ class TrainingEngine:
                 model_parameters=[p for p in scorer.parameters() if p.requires_grad],
                 config=deepspeed_config(settings),
             )
+        _return_heap()
         self.scorer = scorer
         self._model_folder, self._dtype = model_folder, dtype
         self._reference: PolicyScorer | None = None
         self.stage = settings.stage
         self.ranks = Ranks(comm.get_rank(), comm.get_world_size())
         self.device = self.deepspeed.device
+        self.updates = 0
+        """Updates that left finite weights, since the start or the last `restore_state`."""
 
     def update(
         self,
@@ -190,9 +181,12 @@ class TrainingEngine:
         self._require_finite(means["loss"], "loss")
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
+        _return_heap()
         self.deepspeed.step()
         norm = float(self.deepspeed.get_global_grad_norm() or 0.0)
         self._require_finite(norm, "gradient norm")
+        self._require_finite_weights()
+        self.updates += 1
         return Update(
             loss=means.pop("loss"),
             means=means,
@@ -211,8 +205,12 @@ class TrainingEngine:
     def hold_reference(self, weights: Path | None) -> None:
         """Takes a policy to measure distance from: `weights`, a file of `write_weights`.
 
-        None means the model as it was loaded. Every rank holds the whole of it, for scoring only.
+        None means the model as it was loaded. Every rank holds the whole of it, for scoring only;
+        with adapters only another adapter, from a file of `write_reference`.
         """
+        if self.adapters is not None:
+            self.adapters.hold_reference(self, weights)
+            return
         model = load_model(self._model_folder, dtype=self._dtype)
         if weights is not None:
             load_weights(model, weights)
@@ -221,7 +219,10 @@ class TrainingEngine:
         self._reference = scorer.eval().to(self.device)
 
     def reference_logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Log-probabilities of each row's targets under the reference."""
+        """Log-probabilities of each row's targets under the reference. On all ranks."""
+        if self.adapters is not None:
+            with self.adapters.reference():
+                return self.logprobs(rows)
         if self._reference is None:
             raise ValueError("no reference is held")
         with torch.no_grad():
@@ -259,6 +260,36 @@ class TrainingEngine:
     def barrier(self) -> None:
         """Waits for all ranks."""
         comm.barrier()
+
+    def save_state(self, folder: Path, tag: str) -> None:
+        """Writes weights, optimizer and random state of all ranks below `folder`/`tag`.
+
+        Raises OSError where there is no room.
+        """
+        try:
+            self.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+            torch.save(_random_state(), folder / tag / self._random_name)
+        except RuntimeError as error:
+            # torch's writer, in C++, tells of a failed write in no other way.
+            if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+                raise OSError(errno.ENOSPC, "writing failed", str(folder / tag)) from error
+            raise
+
+    def restore_state(self, folder: Path, tag: str) -> bool:
+        """Loads what `save_state` wrote, into a fresh engine; False where it is not there."""
+        path, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            return False
+        state = torch.load(folder / tag / self._random_name, weights_only=False)
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        torch.set_rng_state(state["torch"])
+        self.updates = 0
+        return True
+
+    @property
+    def _random_name(self) -> str:
+        return f"random-rank-{self.ranks.rank:03d}.pt"
 
     def close(self) -> None:
         """Releases DeepSpeed's hooks and buffers."""
@@ -302,39 +333,22 @@ class TrainingEngine:
 
     def _require_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"the {what} is {value} at update {self.deepspeed.global_steps}; "
-                "the last checkpoint is intact: lower the learning rate and resume from it"
-            )
+            raise TrainingDiverged(f"the {what} is {value} at update {self.updates + 1}")
+
+    def _require_finite_weights(self) -> None:
+        """One pass over what trains: a rate too high may overflow weights of a finite gradient."""
+        parts = [getattr(p, "ds_tensor", p) for p in self.scorer.parameters() if p.requires_grad]
+        bounds = [torch.stack(torch.aminmax(part.detach())) for part in parts if part.numel()]
+        finite = bool(torch.stack([bound.float() for bound in bounds]).isfinite().all())
+        if self.anywhere(not finite):
+            raise TrainingDiverged(f"a weight is not finite after update {self.updates + 1}")
 
 
-def deepspeed_config(settings: DeepSpeedSettings) -> dict[str, Any]:
-    """DeepSpeed's configuration. `step()` ends an accumulation, so rows may vary in number."""
-    zero: dict[str, Any] = {"stage": settings.stage, "overlap_comm": False}
-    if settings.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if settings.offload_parameters and settings.stage == 3:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+def _random_state() -> dict[str, Any]:
     return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "steps_per_print": None,
-        "zero_optimization": zero,
-        "bf16": {"enabled": settings.precision == "bfloat16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "gradient_clipping": settings.gradient_clip,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": 0.0,
-                "betas": [settings.adam_beta1, settings.adam_beta2],
-                "eps": settings.adam_epsilon,
-                "weight_decay": settings.weight_decay,
-                # DeepSpeed's own Adam needs a compiler for every machine it meets.
-                "torch_adam": not settings.offload_optimizer,
-            },
-        },
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # libraries draw from the global state
+        "torch": torch.get_rng_state(),
     }
 
 

@@ -102,18 +102,21 @@ def reference_divergence(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor
 
 def importance_weights(
     logprobs: Tensor, sampled_logprobs: Tensor, sample_index: Tensor, correction: Correction
-) -> Tensor:
-    """Weight of each token, [tokens], without gradient: see Correction."""
+) -> tuple[Tensor, Tensor]:
+    """Weight of each token, without gradient, and whether it met its bound; both [tokens].
+
+    See Correction.
+    """
     log_ratio = (logprobs - sampled_logprobs).detach()
     if correction.level == "none":
-        return torch.ones_like(log_ratio)
+        return torch.ones_like(log_ratio), torch.zeros_like(log_ratio, dtype=torch.bool)
     if correction.level == "sequence":
         log_ratio = _episode_sums(log_ratio, sample_index)[sample_index]
     weights = log_ratio.exp()
     if correction.mode == "truncate":
-        return weights.clamp(max=correction.cap)
-    kept = (weights <= correction.cap) & (weights >= 1 / correction.cap)
-    return torch.where(kept, weights, torch.zeros_like(weights))
+        return weights.clamp(max=correction.cap), weights > correction.cap
+    outside = (weights > correction.cap) | (weights < 1 / correction.cap)
+    return weights.masked_fill(outside, 0.0), outside
 
 
 def imitation_loss(logprobs: Tensor) -> Tensor:

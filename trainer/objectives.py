@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from trainer.algorithms import Ratio
@@ -71,7 +70,7 @@ class Reinforce:
     def __call__(self, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over tokens."""
         old = scores.logprobs.detach() if self.on_policy else scores.old_logprobs
-        importance = importance_weights(
+        importance, bounded = importance_weights(
             old, scores.sampled_logprobs, scores.sample_index, self.correction
         )
         loss = policy_loss(
@@ -93,9 +92,8 @@ class Reinforce:
             "entropy": scores.entropies.detach().sum(),
             # How far the engine that sampled and the trainer disagree, or the policy has moved.
             "sampling_gap": gap.abs().sum(),
-            "corrected_fraction": (importance != gap.exp()).sum()
-            if self.correction.level != "none"
-            else torch.zeros((), device=gap.device),
+            # Tokens whose importance weight met its bound; none where there is no correction.
+            "corrected_fraction": bounded.sum(),
         }
         if self.kl_coefficient:
             distance = reference_divergence(scores.logprobs, scores.reference_logprobs)

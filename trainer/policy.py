@@ -3,6 +3,7 @@
 `PolicyScorer.forward` runs a row through the language model's backbone once and returns the
 log-probability of each target at temperature 1. The [positions, vocabulary] logits exist only a
 chunk at a time, in the forward and in the backward pass, and only where a token is predicted.
+Attention within a row is that of `trainer.attention`.
 """
 
 from __future__ import annotations
@@ -14,63 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from synthagent.errors import Corrupt, NotFound
+from trainer.attention import ATTENTION
 from trainer.packing import TreeSpan
-
-ATTENTION = "packed_trees"
-
-
-def packed_attention(  # noqa: PLR0917 - called by transformers, in its order
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention within each tree of a row: a prompt to itself, a branch to its prompt and itself.
-
-    `query` is [1, heads, tokens, width], `key` and `value` [1, key heads, tokens, width]; the
-    result is [1, tokens, heads, width]. Expects `trees` among the keywords. Work grows with the
-    sum of (prompt + branch) x branch, not with the square of the row.
-    """
-    del (
-        attention_mask,
-        dropout,
-    )  # the trees say what attends to what; policies train without dropout
-    trees: tuple[TreeSpan, ...] = kwargs["trees"]
-    dtype = query.dtype
-    if query.device.type == "cpu":
-        # On CPUs the float32 kernel is faster backward than the bfloat16 one (32 ms instead of 50
-        # for 530 tokens of 9 heads of width 64 on one core), and more exact.
-        query, key, value = query.float(), key.float(), value.float()
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    attend = functional.scaled_dot_product_attention
-    pieces = []
-    for tree in trees:
-        prompt = slice(*tree.prompt)
-        prompt_key, prompt_value = key[:, :, prompt], value[:, :, prompt]
-        pieces.append(
-            attend(query[:, :, prompt], prompt_key, prompt_value, is_causal=True, scale=scaling)
-        )
-        for start, end in tree.branches:
-            branch = slice(start, end)
-            keys = torch.cat((prompt_key, key[:, :, branch]), dim=2)
-            values = torch.cat((prompt_value, value[:, :, branch]), dim=2)
-            seen = torch.ones(end - start, keys.shape[2], dtype=torch.bool, device=query.device)
-            seen = seen.tril(keys.shape[2] - (end - start))
-            pieces.append(attend(query[:, :, branch], keys, values, attn_mask=seen, scale=scaling))
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous().to(dtype), None
-
-
-AttentionInterface.register(ATTENTION, packed_attention)
 
 
 def load_model(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
@@ -112,6 +63,77 @@ def freeze_lower_layers(model: PreTrainedModel, trainable_layers: int | None) ->
         module.requires_grad_(requires_grad=True)
 
 
+class _ChunkedScores(torch.autograd.Function):
+    """Log-probabilities and entropies of targets; logits [chunk, vocabulary] at a time, in float32.
+
+    With z the logits, p their softmax and H its entropy, d log p_t / dz = 1_t - p and
+    dH / dz = -p (log p + H). Going back, logits are computed anew and become their own gradient.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - torch passes them in order
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        chunk: int,
+        with_entropy: bool,  # noqa: FBT001 - as torch passes them
+    ) -> tuple[Tensor, Tensor]:
+        """Both [n], float32; the entropies take part in differentiation only `with_entropy`."""
+        normalisers, logprobs, entropies = [], [], []
+        for part, wanted in zip(
+            torch.split(hidden, chunk), torch.split(targets, chunk), strict=True
+        ):
+            logits = functional.linear(part, weight).float()
+            most = logits.amax(dim=-1, keepdim=True)
+            powers = (logits - most).exp_()
+            total = powers.sum(dim=-1)
+            normaliser = most[:, 0] + total.log()
+            mean_logit = torch.bmm(powers[:, None, :], logits[:, :, None])[:, 0, 0] / total
+            normalisers.append(normaliser)
+            logprobs.append(logits.gather(-1, wanted[:, None])[:, 0] - normaliser)
+            entropies.append(normaliser - mean_logit)
+        entropy = torch.cat(entropies)
+        ctx.chunk, ctx.with_entropy = chunk, with_entropy
+        ctx.save_for_backward(hidden, weight, targets, torch.cat(normalisers), entropy)
+        if not with_entropy:
+            ctx.mark_non_differentiable(entropy)
+        return torch.cat(logprobs), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor, entropy_slope: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of hidden and weight, where they are asked for."""
+        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        hidden_gradient = torch.empty_like(hidden) if wants_hidden else None
+        weight_gradient = None
+        for start in range(0, len(targets), ctx.chunk):
+            own = slice(start, start + ctx.chunk)
+            logprobs = functional.linear(hidden[own], weight).float() - normaliser[own, None]
+            gradient = logprobs.exp()
+            if ctx.with_entropy:
+                inner = logprobs.add_(entropy[own, None]).mul_(-entropy_slope[own, None])
+                gradient.mul_(inner.sub_(slope[own, None]))
+            else:
+                gradient.mul_(-slope[own, None])
+            del logprobs
+            gradient.scatter_add_(-1, targets[own, None], slope[own, None])
+            gradient = gradient.to(weight.dtype)
+            if hidden_gradient is not None:
+                hidden_gradient[own] = gradient @ weight
+            if wants_weight:
+                part = gradient.T @ hidden[own]
+                if weight_gradient is None:
+                    # Chunks are added up in float32: rounded sums would lose small gradients.
+                    weight_gradient = part.float() if len(targets) > ctx.chunk else part
+                else:
+                    weight_gradient.add_(part)
+        if weight_gradient is not None:
+            weight_gradient = weight_gradient.to(weight.dtype)
+        return hidden_gradient, weight_gradient, None, None, None
+
+
 class ScoringHead(nn.Linear):
     """The output head, from hidden states straight to log-probabilities.
 
@@ -129,21 +151,10 @@ class ScoringHead(nn.Linear):
 
     def forward(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # it scores
         """Log-probabilities and entropies [n] of `targets` [n] at `hidden` [n, width]."""
-        parts = [
-            checkpoint(self._score, part, wanted, use_reentrant=False)
-            for part, wanted in zip(
-                torch.split(hidden, self.chunk), torch.split(targets, self.chunk), strict=True
-            )
-        ]
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional.linear(hidden, self.weight).float()
-        normaliser = logits.logsumexp(dim=-1)
-        logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
-        with torch.set_grad_enabled(self.entropy_gradient and torch.is_grad_enabled()):
-            entropy = normaliser - (logits.softmax(dim=-1) * logits).sum(dim=-1)
-        return logprobs, entropy
+        scores: tuple[Tensor, Tensor] = _ChunkedScores.apply(  # type: ignore[no-untyped-call]  # torch's
+            hidden, self.weight, targets, self.chunk, self.entropy_gradient
+        )
+        return scores
 
 
 class PolicyScorer(nn.Module):

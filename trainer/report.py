@@ -1,6 +1,7 @@
 """What a run leaves for people: report.md and curves.png, drawn from metrics.jsonl.
 
-A pure function of the run folder, so it can be drawn again at any time.
+A pure function of the run folder, so it can be drawn again at any time, also of a run that died:
+`python -m trainer.report RUN_FOLDER`.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from synthagent.errors import NotFound
+from trainer import config as configuration
 from trainer.checkpoint import write_atomically
 from trainer.config import TrainerConfig
+from trainer.failures import told
 from trainer.metrics import read_rows
 
 Row = dict[str, Any]
@@ -23,11 +28,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Curve:
-    """One panel: a metric of the reinforcement steps, with its error where there is one."""
+    """One panel: a metric of a stage's rows, with its error where there is one."""
 
     key: str
     label: str
     error: str = ""
+    stage: str = "rl"
+
+    def values(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that have a value."""
+        return [row for row in rows if row["stage"] == self.stage and row.get(self.key) is not None]
 
 
 CURVES = (
@@ -42,21 +52,30 @@ CURVES = (
     Curve("zero_variance_groups", "groups without variance"),
     Curve("invalid", "INVALID episodes"),
     Curve("gradient_norm", "norm of the gradient"),
+    Curve("imbalance", "fullest rank's tokens over the mean"),
     Curve("tokens_per_second", "tokens trained per second"),
+    Curve("wait_seconds", "waiting for episodes, seconds"),
+    Curve("update_seconds", "updates, seconds"),
+    Curve("loss", "loss of the warm start", stage="sft"),
+    Curve("loss", "loss of preferences", stage="dpo"),
 )
 
 
-def write_report(folder: Path, config: TrainerConfig) -> None:
-    """Writes report.md and curves.png into a run's folder. Raises OSError."""
-    rows = read_rows(folder / "metrics.jsonl")
-    steps = [row for row in rows if row["stage"] == "rl"]
-    drawn = _draw(steps, folder / "curves.png")
-    write_atomically(folder / "report.md", _text(rows, steps, config, drawn=drawn).encode())
+def write_report(folder: Path) -> None:
+    """Writes report.md and curves.png into a run's folder. Raises OSError, Corrupt, NotFound."""
+    config_file, metrics = folder / "config.toml", folder / "metrics.jsonl"
+    if not config_file.is_file():
+        raise NotFound(f"{folder} is no run folder: it holds no config.toml")
+    config = configuration.load(config_file)
+    rows = read_rows(metrics) if metrics.exists() else []
+    drawn = _draw(rows, folder / "curves.png")
+    write_atomically(folder / "report.md", _text(rows, config, drawn=drawn).encode())
 
 
-def _draw(steps: Sequence[Row], path: Path) -> bool:
+def _draw(rows: Sequence[Row], path: Path) -> bool:
     """Draws every curve that has values; returns whether there was one."""
-    curves = [curve for curve in CURVES if any(row.get(curve.key) is not None for row in steps)]
+    known = {curve: curve.values(rows) for curve in CURVES}
+    curves = [curve for curve in CURVES if known[curve]]
     if not curves:
         return False
     columns = 3
@@ -64,12 +83,12 @@ def _draw(steps: Sequence[Row], path: Path) -> bool:
     figure = Figure(figsize=(4 * columns, 2.8 * lines), layout="constrained")
     panels: list[Axes] = list(figure.subplots(lines, columns, squeeze=False).flat)
     for panel, curve in zip(panels, curves, strict=False):
-        known = [row for row in steps if row.get(curve.key) is not None]
+        values = known[curve]
         panel.errorbar(
-            [row["step"] for row in known],
-            [row[curve.key] for row in known],
-            yerr=[row.get(curve.error) or 0.0 for row in known] if curve.error else None,
-            marker="." if len(known) < 60 else "",
+            [row["step"] for row in values],
+            [row[curve.key] for row in values],
+            yerr=[row.get(curve.error) or 0.0 for row in values] if curve.error else None,
+            marker="." if len(values) < 60 else "",
             linewidth=1,
             capsize=2,
         )
@@ -83,8 +102,10 @@ def _draw(steps: Sequence[Row], path: Path) -> bool:
     return True
 
 
-def _text(rows: Sequence[Row], steps: Sequence[Row], config: TrainerConfig, *, drawn: bool) -> str:
+def _text(rows: Sequence[Row], config: TrainerConfig, *, drawn: bool) -> str:
     rl = config.rl
+    evaluations = [row for row in rows if row["stage"] == "evaluate"]
+    steps = [row for row in rows if row["stage"] == "rl"]
     lines = [
         f"# {config.run.name}",
         "",
@@ -106,48 +127,65 @@ def _text(rows: Sequence[Row], steps: Sequence[Row], config: TrainerConfig, *, d
                     row["n"],
                     row["invalid"],
                 )
-                for row in rows
-                if row["stage"] == "evaluate"
+                for row in evaluations
             ],
         ),
         "## Time",
         "",
-        *_table(["stage", "steps", "seconds", "share"], _times(rows)),
+        *_table(["spent on", "seconds", "share"], _times(rows)),
     ]
+    if steps:
+        lines += ["## Reinforcement learning", "", _summary(steps, rl.steps), ""]
     if drawn:
-        invalid, flat = (
-            sum(row[key] for row in steps) for key in ("invalid", "zero_variance_groups")
-        )
-        lines += [
-            "## Reinforcement learning",
-            "",
-            (
-                f"{len(steps)} steps; {sum(row['n'] for row in steps)} episodes with a reward, "
-                f"{invalid} INVALID, {flat} groups without variance."
-            ),
-            "",
-            "![Curves](curves.png)",
-            "",
-        ]
+        lines += ["![Curves](curves.png)", ""]
     return "\n".join(lines)
 
 
+def _summary(steps: Sequence[Row], wanted: int) -> str:
+    invalid, flat = (sum(row[key] for row in steps) for key in ("invalid", "zero_variance_groups"))
+    done = f"{len(steps)} steps"
+    if len(steps) < wanted:
+        done = f"{len(steps)} of {wanted} steps so far"
+    return (
+        f"{done}; {sum(row['n'] for row in steps)} episodes with a reward, "
+        f"{invalid} INVALID, {flat} groups without variance."
+    )
+
+
+_ACTIVITIES = (
+    ("waiting for episodes", "wait_seconds"),
+    ("scoring", "scoring_seconds"),
+    ("updates", "update_seconds"),
+    ("publishing", "publish_seconds"),
+    ("checkpoints", "checkpoint_seconds"),
+)
+
+
 def _times(rows: Sequence[Row]) -> list[tuple[object, ...]]:
-    """Time of each stage; what a step of reinforcement waits for episodes is told apart."""
-    spent: dict[str, list[float]] = {}
-    for row in rows:
-        spent.setdefault(row["stage"], []).append(row["seconds"])
-        if row["stage"] == "rl":
-            spent.setdefault("waiting for episodes", []).append(row["wait_seconds"])
-            rest = row["step_seconds"] - row["wait_seconds"] - row["seconds"]
-            spent.setdefault("publishing", []).append(rest)
-    total = sum(sum(seconds) for seconds in spent.values()) or 1.0
-    return [
-        (stage, len(seconds), f"{sum(seconds):.1f}", f"{sum(seconds) / total:.0%}")
-        for stage, seconds in spent.items()
-    ]
+    """Seconds by activity, and their shares. What a step spends on nothing of it is `other`."""
+    spent = {name: sum(row.get(key) or 0.0 for row in rows) for name, key in _ACTIVITIES}
+    spent["evaluations"] = sum(row["seconds"] for row in rows if row["stage"] == "evaluate")
+    steps = [row for row in rows if row["stage"] == "rl"]
+    told = ("wait_seconds", "scoring_seconds", "update_seconds", "publish_seconds")
+    inside = sum(row.get(key) or 0.0 for row in steps for key in told)
+    spent["other"] = max(0.0, sum(row["step_seconds"] for row in steps) - inside)
+    total = sum(spent.values()) or 1.0
+    return [(name, f"{value:.1f}", f"{value / total:.0%}") for name, value in spent.items()]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return [*("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines), ""]
+
+
+def main(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a run, also of one that died.")],
+) -> None:
+    """Draws report.md and curves.png of a run anew."""
+    with told():
+        write_report(run_folder)
+        typer.echo(run_folder / "report.md")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,28 +1,41 @@
 """What comes in over gRPC: runs, their progress, and batches of trajectories as samples.
 
-`RolloutLink` lives on every rank, on an event loop of its own that runs only inside its calls.
-Rank 0 creates runs and publishes; every rank streams its share of a batch. Names of runs make
-creation idempotent, and a batch is a stored row, so a call repeated after a crash changes nothing.
+`RolloutLink` lives on every rank, on an event loop beside the trainer's thread. Rank 0 creates runs
+and publishes; every rank streams its share of a batch, and the next one while it trains. Names of
+runs make creation idempotent, and a batch is a stored row, so a call repeated after a crash changes
+nothing, and neither does fetching a batch early.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import numpy as np
-
 from synthagent.api.v1 import rollout_pb2, task_pb2, trajectory_pb2
 from synthagent.client import SynthAgentClient
-from synthagent.errors import BackendUnavailable, Cancelled, Corrupt, PreconditionFailed
+from synthagent.errors import (
+    BackendUnavailable,
+    Cancelled,
+    Corrupt,
+    PreconditionFailed,
+    SynthAgentError,
+)
+from synthagent.security.channels import client_security
+from trainer.background import BackgroundLoop
 from trainer.config import EvaluationSettings, RlSettings, RolloutSettings, TaskSettings
+from trainer.episodes import Episode, episode_from, sample_from
 from trainer.packing import Sample
 
 _FETCHES = 8  # trajectories that are fetched at once
+_FIRST_PAUSE_SECONDS = 0.2  # between attempts at a service that is away, doubled each time
+_LONGEST_PAUSE_SECONDS = 5.0
+_CONNECTED_SECONDS = 60.0  # a call that took longer had reached the service
 _SPLITS = {"train": task_pb2.SPLIT_TRAIN, "held_out": task_pb2.SPLIT_HELD_OUT}
 T = TypeVar("T")
 
@@ -38,15 +51,30 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One trajectory of a batch; `reward` is None where the verdict is INVALID.
+class Batch:
+    """One rank's share of a named batch: its groups, whole, in the order of the batch.
 
-    `policy_version` is the oldest that sampled in it; None where nothing was sampled.
+    `trajectory_ids` are those of all ranks; `rank_tokens` is this rank's part of their tokens, and
+    `imbalance` the fullest rank's over the mean, at least 1. `fetch_seconds` went by from asking to
+    having it decoded, in the background or not.
     """
 
-    sample: Sample
-    reward: float | None
-    policy_version: int | None = None
+    batch_id: str
+    trajectory_ids: tuple[str, ...]
+    groups: tuple[tuple[Episode, ...], ...]
+    rank_tokens: int
+    imbalance: float
+    fetch_seconds: float
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Which share of which batch."""
+
+    run_id: str
+    step: int
+    rank: int
+    world_size: int
 
 
 OnProgress = Callable[[int, int], None]
@@ -58,12 +86,16 @@ class RolloutLink:
 
     def __init__(self, settings: RolloutSettings) -> None:
         self._settings = settings
-        self._loop = asyncio.Runner()
-        self._client = self._loop.run(self._connect())
+        self._loop = BackgroundLoop()
+        self._client = self._loop.run(self._connect(), settings.timeout_seconds)
+        self._ahead: tuple[_Request, futures.Future[Batch]] | None = None
+        self._answered = False  # a service that never did is not waited for
 
     async def _connect(self) -> SynthAgentClient:
         return SynthAgentClient(
-            self._settings.address, timeout_seconds=self._settings.timeout_seconds
+            self._settings.address,
+            timeout_seconds=self._settings.timeout_seconds,
+            security=client_security(),
         )
 
     def __enter__(self) -> Self:
@@ -75,12 +107,14 @@ class RolloutLink:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._loop.run(self._client.close())
-        self._loop.close()
+        try:
+            self._loop.run(self._client.close(), self._settings.timeout_seconds)
+        finally:
+            self._loop.close()
 
     def create_run(self, run_id: str, spec: rollout_pb2.RunSpec) -> None:
         """Creates the run, or finds it created."""
-        self._wait(self._client.create_run(run_id, spec))
+        self._wait(lambda: self._client.create_run(run_id, spec))
 
     def evaluate(
         self, run_id: str, spec: rollout_pb2.RunSpec, version: int, on_progress: OnProgress
@@ -89,8 +123,8 @@ class RolloutLink:
 
         Raises PreconditionFailed where another version of the policy than `version` sampled.
         """
-        progress = self._wait(self._finish(run_id, spec, on_progress)).progress
-        sampled = self._wait(self._sampled_version(run_id))
+        progress = self._wait(lambda: self._finish(run_id, spec, on_progress)).progress
+        sampled = self._wait(lambda: self._sampled_version(run_id))
         if sampled not in {None, version}:
             raise PreconditionFailed(
                 f"run {run_id} was sampled by policy version {sampled}, not {version}; set "
@@ -107,7 +141,7 @@ class RolloutLink:
         self, run_id: str, spec: rollout_pb2.RunSpec, on_progress: OnProgress
     ) -> list[Sample]:
         """Samples of the gold trajectories that earned full reward, ordered by identifier."""
-        trajectories = self._wait(self._gold(run_id, spec, on_progress))
+        trajectories = self._wait(lambda: self._gold(run_id, spec, on_progress))
         samples = [
             sample_from(trajectory)
             for trajectory in sorted(trajectories, key=lambda item: item.trajectory_id)
@@ -120,18 +154,32 @@ class RolloutLink:
             )
         return samples
 
-    def stream_batch(
-        self, run_id: str, step: int, *, rank: int, world_size: int
-    ) -> list[list[Episode]]:
-        """This rank's groups of a step's batch; waits until they have ended."""
-        return self._wait(self._batch(run_id, step, rank, world_size))
+    def stream_batch(self, run_id: str, step: int, *, rank: int, world_size: int) -> Batch:
+        """This rank's share of a step's batch; waits until its groups have ended."""
+        request = _Request(run_id, step, rank, world_size)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == request:
+            try:
+                return self._waited(ahead[1])
+            except SynthAgentError:
+                # What failed early may have passed by now; a timeout is no failure of the fetch.
+                if not ahead[1].done() or ahead[1].cancelled():
+                    raise
+        return self._wait(lambda: self._batch(request))
+
+    def fetch_ahead(self, run_id: str, step: int, *, rank: int, world_size: int) -> None:
+        """Begins to fetch and decode what `stream_batch` will be asked for next; never raises."""
+        request = _Request(run_id, step, rank, world_size)
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+        self._ahead = (request, self._loop.start(self._patiently(lambda: self._batch(request))))
 
     def stored_groups(self, run_id: str) -> list[list[Episode]]:
         """The ended episodes of a stored run, by group, in the order of their identifiers.
 
         Raises NotFound, and Corrupt where they carry no tokens.
         """
-        trajectories = self._wait(self._stored(run_id))
+        trajectories = self._wait(lambda: self._stored(run_id))
         groups: dict[str, list[Episode]] = {}
         for trajectory in sorted(trajectories, key=lambda item: item.trajectory_id):
             groups.setdefault(trajectory.group_id, []).append(episode_from(trajectory))
@@ -140,7 +188,7 @@ class RolloutLink:
     def publish(self, version: int, path: Path, sha256: str) -> None:
         """Makes a version of the policy the one that samples."""
         self._wait(
-            self._client.publish_policy(
+            lambda: self._client.publish_policy(
                 version,
                 str(path),
                 sha256,
@@ -149,13 +197,32 @@ class RolloutLink:
             )
         )
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        async def bounded() -> T:
-            async with asyncio.timeout(self._settings.batch_timeout_seconds):
-                return await work
+    def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return self._waited(self._loop.start(self._patiently(call)))
 
+    async def _patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The call's result, made again while a service that has answered before is away."""
+        away_since: float | None = None
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            asked = time.monotonic()
+            try:
+                result = await call()
+            except BackendUnavailable:
+                now = time.monotonic()
+                if away_since is None or now - asked > _CONNECTED_SECONDS:
+                    away_since, pause = now, _FIRST_PAUSE_SECONDS
+                if not self._answered or now - away_since >= self._settings.patience_seconds:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            else:
+                self._answered = True
+                return result
+
+    def _waited(self, future: futures.Future[T]) -> T:
         try:
-            return self._loop.run(bounded())
+            return self._loop.wait(future, self._settings.batch_timeout_seconds)
         except TimeoutError as error:
             raise BackendUnavailable(
                 f"the rollout service at {self._settings.address} was silent for "
@@ -199,69 +266,32 @@ class RolloutLink:
 
         return list(await asyncio.gather(*(fetch(name) for name in names)))
 
-    async def _batch(
-        self, run_id: str, step: int, rank: int, world_size: int
-    ) -> list[list[Episode]]:
+    async def _batch(self, request: _Request) -> Batch:
+        started = time.perf_counter()
+        header = rollout_pb2.BatchHeader()
         groups: dict[str, list[Episode]] = {}
-        expected = received = 0
-        async for item in self._client.stream_batch(run_id, step, rank=rank, world_size=world_size):
+        async for item in self._client.stream_batch(
+            request.run_id, request.step, rank=request.rank, world_size=request.world_size
+        ):
             if item.WhichOneof("item") == "header":
-                expected = item.header.rank_trajectories
-                continue
-            received += 1
-            groups.setdefault(item.trajectory.group_id, []).append(episode_from(item.trajectory))
-        if received != expected:
+                header = item.header
+            else:
+                trajectory = item.trajectory
+                groups.setdefault(trajectory.group_id, []).append(episode_from(trajectory))
+        received = sum(len(group) for group in groups.values())
+        if received != header.rank_trajectories:
             raise Corrupt(
-                f"batch {step} of run {run_id} has {received} trajectories instead of {expected}"
+                f"batch {request.step} of run {request.run_id} has {received} trajectories instead "
+                f"of {header.rank_trajectories}"
             )
-        return list(groups.values())
-
-
-def sample_from(trajectory: trajectory_pb2.Trajectory) -> Sample:
-    """The tokens of a trajectory. Raises Corrupt where they cannot be trained on."""
-    name = trajectory.trajectory_id
-    if not trajectory.segments:
-        raise Corrupt(
-            f"trajectory {name} carries no tokens; start the rollout service with its policy engine"
+        return Batch(
+            batch_id=header.batch_id,
+            trajectory_ids=tuple(header.trajectory_ids),
+            groups=tuple(tuple(group) for group in groups.values()),
+            rank_tokens=header.rank_tokens,
+            imbalance=header.imbalance,
+            fetch_seconds=time.perf_counter() - started,
         )
-    policy, prompt = trajectory_pb2.TOKEN_SOURCE_POLICY, trajectory_pb2.TOKEN_SOURCE_PROMPT
-    ids, mask, logprobs = [], [], []
-    prompt_tokens, in_prompt = 0, True
-    for segment in trajectory.segments:
-        count = len(segment.token_ids)
-        sampled = segment.source == policy
-        in_prompt = in_prompt and segment.source == prompt
-        prompt_tokens += count if in_prompt else 0
-        if len(segment.logprobs) not in ({count, 0} if sampled else {0}):
-            raise Corrupt(f"trajectory {name}: a segment's log-probabilities do not fit its tokens")
-        ids.append(np.array(segment.token_ids, dtype=np.int64))
-        mask.append(np.full(count, sampled))
-        recorded = segment.logprobs or [0.0] * count
-        logprobs.append(np.array(recorded, dtype=np.float32))
-    try:
-        return Sample(
-            name, np.concatenate(ids), np.concatenate(mask), np.concatenate(logprobs), prompt_tokens
-        )
-    except ValueError as error:
-        raise Corrupt(f"trajectory {name} cannot be trained on: {error}") from error
-
-
-def episode_from(trajectory: trajectory_pb2.Trajectory) -> Episode:
-    """A trajectory of a batch. One that ended by a fault before its prompt has no tokens."""
-    verdict = trajectory.verdict
-    reward = verdict.reward if verdict.WhichOneof("outcome") == "reward" else None
-    if reward is None and not trajectory.segments:
-        blank = np.zeros(1, dtype=np.int64)
-        sample = Sample(
-            trajectory.trajectory_id, blank, blank.astype(bool), blank.astype(np.float32), 1
-        )
-        return Episode(sample, None)
-    versions = [
-        segment.policy_version
-        for segment in trajectory.segments
-        if segment.source == trajectory_pb2.TOKEN_SOURCE_POLICY
-    ]
-    return Episode(sample_from(trajectory), reward, min(versions, default=None))
 
 
 def selection(
@@ -281,6 +311,7 @@ def gold_spec(tasks: TaskSettings, rl: RlSettings, seed: int) -> rollout_pb2.Run
         group_size=1,
         max_turns=max(rl.max_turns, 100),  # a gold plan is never cut
         reward_preset=rl.reward_preset,
+        facts_in_instruction=rl.facts_in_instruction,
         seed=seed,
     )
 
@@ -294,7 +325,7 @@ def evaluation_spec(
         tasks=selection(evaluation.split, evaluation.difficulty, evaluation.count),
         group_size=evaluation.episodes_per_task,
         max_turns=rl.max_turns,
-        reward_preset=rl.reward_preset,
+        reward_preset=evaluation.reward_preset or rl.reward_preset,
         seed=seed,
     )
 
@@ -309,6 +340,7 @@ def training_spec(
         group_size=rl.group_size,
         max_turns=rl.max_turns,
         reward_preset=rl.reward_preset,
+        facts_in_instruction=rl.facts_in_instruction,
         seed=seed,
         training=rollout_pb2.TrainingSteps(
             steps=rl.steps,

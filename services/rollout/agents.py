@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from itertools import cycle, islice
 
 import orjson
@@ -42,8 +43,11 @@ class ReferenceAgent(StrEnum):
 class ScriptedAgent:
     """One reference agent in one episode."""
 
-    def __init__(self, name: ReferenceAgent, task: Task) -> None:
-        self._script = _SCRIPTS[name](task)
+    def __init__(
+        self, name: ReferenceAgent, task: Task, *, facts_in_instruction: bool = False
+    ) -> None:
+        script = _TOLD_SCRIPTS.get(name) if facts_in_instruction else None
+        self._script = (script or _SCRIPTS[name])(task)
         self._text = next(self._script)
         self._heard = 0
 
@@ -101,9 +105,9 @@ class _Errand:
             return answer_turn(DONE_WHAT_WAS_POSSIBLE).text
 
 
-def _gold(task: Task) -> Script:
+def _gold(task: Task, *, asking: bool = True) -> Script:
     errand = _Errand(task, fact_values(task))
-    yield from errand.follow(task.gold_plans[0])
+    yield from errand.follow(task.gold_plans[0], asking=asking)
     yield errand.answer(task.gold_plans[0])
 
 
@@ -162,3 +166,8 @@ _SCRIPTS: Mapping[ReferenceAgent, Callable[[Task], Script]] = {
     ReferenceAgent.FORBIDDEN: _forbidden,
     ReferenceAgent.PESTERER: _pesterer,
 }
+
+_TOLD_SCRIPTS: Mapping[ReferenceAgent, Callable[[Task], Script]] = {
+    ReferenceAgent.GOLD: partial(_gold, asking=False),
+}
+"""Those that act otherwise where the instruction tells the facts."""

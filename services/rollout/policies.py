@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import structlog
+
+from services.rollout.policy.chat import ChatFormat
+from services.rollout.policy.generation import Engine
+from services.rollout.policy.remote import RemotePolicyEngine, ServerConfig
+from services.rollout.policy.server_weights import PublishedWeights
 from services.rollout.spec import DEFAULT_POLICY
 from services.rollout.transcript import Chat
 from synthagent.errors import Corrupt, NotFound, PreconditionFailed
@@ -23,9 +29,7 @@ from synthagent.settings import Settings
 from synthagent.store import Store, runs
 from synthagent.store.runs import StoredPolicy
 
-if TYPE_CHECKING:
-    from services.rollout.policy.generation import Engine
-    from services.rollout.policy.remote import PublishedWeights
+_log = structlog.get_logger()
 
 
 class Policies:
@@ -129,19 +133,13 @@ class Policies:
             threads=settings.policy_threads or 0,
             max_sequences=settings.policy_max_sequences,
             max_sequence_tokens=settings.policy_max_sequence_tokens,
+            deterministic=settings.policy_deterministic,
         )
         if settings.policy_dtype != "auto":
             config = replace(config, dtype=settings.policy_dtype)
         return await asyncio.to_thread(PolicyEngine, config)
 
     def _remote(self, url: str) -> Engine:
-        try:
-            from services.rollout.policy.remote import (  # noqa: PLC0415 - tokenizers only on need
-                RemotePolicyEngine,
-                ServerConfig,
-            )
-        except ImportError as error:
-            raise _missing(error) from error
         settings = self._settings
         config = ServerConfig(
             base_url=url,
@@ -154,8 +152,6 @@ class Policies:
         return RemotePolicyEngine(config, self._published_weights)
 
     async def _published_weights(self) -> PublishedWeights | None:
-        from services.rollout.policy.remote import PublishedWeights  # noqa: PLC0415 - as above
-
         latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
         return PublishedWeights(latest.version, Path(latest.weights_path)) if latest else None
 
@@ -167,15 +163,15 @@ class Policies:
                 f"The weights {path} have SHA-256 {found}, not {policy.weights_sha256}; "
                 "write them anew and publish again."
             )
-        await engine.load_weights(policy.version, path)
+        begun = time.perf_counter()
+        way = await engine.load_weights(policy.version, path)
+        seconds = time.perf_counter() - begun
+        self._metrics.policy_load_seconds.labels(way.value).observe(seconds)
         self._metrics.policy_version.labels(policy.policy).set(policy.version)
+        _log.info("policy.loaded", version=policy.version, way=way.value, seconds=seconds)
 
 
 def _load_chat(settings: Settings) -> Chat:
-    try:
-        from services.rollout.policy.chat import ChatFormat  # noqa: PLC0415 - only where asked for
-    except ImportError as error:
-        raise _missing(error) from error
     return ChatFormat.load(resolve_model(settings.policy_model, settings.model_cache))
 
 

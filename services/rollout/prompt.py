@@ -7,6 +7,7 @@ of the task.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
@@ -37,16 +38,27 @@ def user_text(task: Task) -> str:
     )
 
 
+def with_facts_in_instruction(task: Task) -> Task:
+    """The task as an agent gets it that has nothing to ask: the ablation of the information gap."""
+    facts = "; ".join(f"{fact.label}: {fact.spoken}" for fact in task.facts)
+    instruction = _template("facts.md").format(instruction=task.instruction, facts=facts)
+    return task.model_copy(update={"instruction": instruction})
+
+
 def signature(tool: Tool) -> str:
     """One line: name, parameters (optional ones marked `?`) and description."""
-    schema = tool.input_schema
+    return tool_line(tool.name, tool.input_schema, tool.description)
+
+
+def tool_line(name: str, schema: Mapping[str, JsonValue], description: str) -> str:
+    """The signature of a tool that is known by its parts only."""
     properties, required = schema.get("properties"), schema.get("required")
     parameters = properties.items() if isinstance(properties, dict) else ()
     needed = required if isinstance(required, list) else []
     written = ", ".join(
-        f"{name}{'' if name in needed else '?'}: {_type(part)}" for name, part in parameters
+        f"{key}{'' if key in needed else '?'}: {_type(part)}" for key, part in parameters
     )
-    return f"{tool.name}({written}) - {tool.description}"
+    return f"{name}({written}) - {description}"
 
 
 def _type(schema: JsonValue) -> str:

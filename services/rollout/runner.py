@@ -13,10 +13,12 @@ from services.rollout.journal import EpisodeJournal, JournalWriter
 from services.rollout.model_speaker import ModelSpeaker
 from services.rollout.order import noise_seed, ordinal_of
 from services.rollout.policies import Policies
+from services.rollout.prompt import with_facts_in_instruction
 from services.rollout.speakers import PolicySpeaker, ReferenceSpeaker
 from services.rollout.spec import RunSpec
+from services.rollout.traced import TracedAgent, TracedCounterparts
 from services.rollout.transcript import Transcript
-from synthagent import accounts
+from synthagent import accounts, tracing
 from synthagent.client import SynthAgentClient
 from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
@@ -24,6 +26,9 @@ from synthagent.store import Store, TaskCache, episodes, runs
 from synthagent.store.episodes import LeaseLost, StoredEpisode, StoredTrajectory
 from synthagent.worlds.episode import EpisodeEnd, EpisodeOutcome, InvalidReason, Verdict
 from synthagent.worlds.spec import Task
+
+_KEPT_RUNS = 64
+"""Runs whose specification is kept; the oldest goes first, and is read again where it is needed."""
 
 
 class EpisodeRunner:
@@ -58,20 +63,32 @@ class EpisodeRunner:
         spec, total = await self._spec(stored.run_id)
         task, _ = await self._tasks.get_certified(stored.task_id)
         trajectory = await self._load(stored)
+        counterparts = RemoteCounterparts(
+            self._client,
+            trajectory_id=stored.trajectory_id,
+            task_id=stored.task_id,
+            reward_preset=spec.reward_preset,
+        )
         episode = Episode(
-            agent=await self._agent(stored, spec, task, trajectory),
-            counterparts=RemoteCounterparts(
-                self._client,
-                trajectory_id=stored.trajectory_id,
-                task_id=stored.task_id,
-                reward_preset=spec.reward_preset,
-            ),
+            agent=TracedAgent(await self._agent(stored, spec, task, trajectory), stored.agent),
+            counterparts=TracedCounterparts(counterparts),
             journal=self._journal(trajectory, total),
             events=trajectory.events,
             max_turns=spec.max_turns,
             reward_preset=spec.reward_preset,
         )
-        with accounts.charged(stored.run_id):
+        attributes = {
+            tracing.OPERATION: "invoke_agent",
+            tracing.AGENT: stored.agent,
+            tracing.CONVERSATION: stored.trajectory_id,
+            "synthagent.run_id": stored.run_id,
+            "synthagent.task_id": stored.task_id,
+        }
+        context = tracing.episode(stored.trajectory_id)
+        with (
+            accounts.charged(stored.run_id),
+            tracing.span(f"invoke_agent {stored.agent}", attributes, context=context),
+        ):
             self._count(stored, *await episode.run())
 
     async def close(self) -> None:
@@ -97,6 +114,8 @@ class EpisodeRunner:
             if run is None:
                 raise LeaseLost(f"run {run_id} is not there")
             spec = RunSpec.model_validate_json(run.spec)
+            while len(self._runs) >= _KEPT_RUNS:
+                del self._runs[next(iter(self._runs))]
             self._runs[run_id] = (spec, spec.episodes_total(len(run.task_ids)))
         return self._runs[run_id]
 
@@ -121,10 +140,15 @@ class EpisodeRunner:
     async def _agent(
         self, stored: StoredEpisode, spec: RunSpec, task: Task, trajectory: StoredTrajectory
     ) -> Agent:
+        if spec.facts_in_instruction:
+            task = with_facts_in_instruction(task)
         if spec.reference:
             chat = await self._policies.demonstration_chat()
             transcript = Transcript(chat, task, trajectory.segments) if chat else None
-            return ReferenceSpeaker(ScriptedAgent(spec.reference, task), transcript)
+            script = ScriptedAgent(
+                spec.reference, task, facts_in_instruction=spec.facts_in_instruction
+            )
+            return ReferenceSpeaker(script, transcript)
         noise = noise_seed(spec.seed, ordinal_of(stored.group_id), stored.index)
         if spec.model:
             model = self._models.need(spec.model.role)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from sqlalchemy import Connection
 from synthagent.errors import BackendUnavailable, LimitExceeded, SynthAgentError
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, leases
-from synthagent.store.database import now
 from synthagent.store.episodes import LeaseLost, StoredEpisode
 
 LEASE_SECONDS = 15.0
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 1.0
 MAX_BREAKS = 3
+_REMEMBERED_BREAKS = 1024
 
 _PASSING = (BackendUnavailable, LimitExceeded)  # of the database: waiting helps
 
@@ -82,7 +81,7 @@ class Scheduler:
         self._owner = owner
         self._limit = limit
         self._running: dict[str, tuple[StoredEpisode, asyncio.Task[None]]] = {}
-        self._breaks: Counter[str] = Counter()
+        self._breaks: dict[str, int] = {}
         self._awake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
@@ -114,12 +113,12 @@ class Scheduler:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._loops:
             self._loops = []
-            await self._store.write(lambda c: leases.renew(c, self._owner, 0))
+            await self._store.write(lambda c: leases.give_back(c, self._owner))
 
     def _bury(self, connection: Connection) -> None:
         for owner in leases.owners(connection):
             if is_dead(owner, self._owner):
-                leases.renew(connection, owner, 0)
+                leases.give_back(connection, owner)
 
     async def _take_for_ever(self, work: Work) -> None:
         while True:
@@ -138,9 +137,8 @@ class Scheduler:
                         await self._awake.wait()
 
     async def _take(self, free: int, work: Work) -> int:
-        until = _seconds_from_now(LEASE_SECONDS)
         taken = await self._store.write(
-            lambda connection: leases.claim(connection, self._owner, until, free)
+            lambda connection: leases.claim(connection, self._owner, LEASE_SECONDS, free)
         )
         for episode in taken:
             task = asyncio.create_task(self._run(episode, work), name=episode.trajectory_id)
@@ -153,6 +151,7 @@ class Scheduler:
             await work.run(episode)
             self._breaks.pop(episode.trajectory_id, None)
         except LeaseLost as error:
+            self._breaks.pop(episode.trajectory_id, None)
             _log.info("episode lost", trajectory=episode.trajectory_id, why=str(error))
         except Exception as error:  # noqa: BLE001 - one broken episode never stops the others
             await self._broke(episode, error, work)
@@ -167,14 +166,16 @@ class Scheduler:
             _log.warning("episode broke", trajectory=episode.trajectory_id, why=error.message)
         else:
             _log.error("episode broke", trajectory=episode.trajectory_id, exc_info=error)
-        self._breaks[episode.trajectory_id] += not isinstance(error, _PASSING)
-        again = _seconds_from_now(RETRY_SECONDS)
+        breaks = self._breaks.pop(episode.trajectory_id, 0) + (not isinstance(error, _PASSING))
+        while len(self._breaks) >= _REMEMBERED_BREAKS:  # other replicas ended the oldest, it seems
+            del self._breaks[next(iter(self._breaks))]
         with suppress(SynthAgentError, LeaseLost):  # else the lease ends by itself
-            if self._breaks[episode.trajectory_id] >= MAX_BREAKS:
+            if breaks >= MAX_BREAKS:
                 await work.give_up(episode, f"{type(error).__name__}: {error}")
             else:
+                self._breaks[episode.trajectory_id] = breaks
                 await self._store.write(
-                    lambda c: leases.release(c, episode.trajectory_id, self._owner, again)
+                    lambda c: leases.release(c, episode.trajectory_id, self._owner, RETRY_SECONDS)
                 )
 
     async def _renew_for_ever(self) -> None:
@@ -188,9 +189,5 @@ class Scheduler:
                 self._metrics.episodes_queue_age_seconds.set(age)
 
     def _renew(self, running: list[str], connection: Connection) -> set[str]:
-        leases.renew(connection, self._owner, _seconds_from_now(LEASE_SECONDS))
+        leases.renew(connection, self._owner, LEASE_SECONDS)
         return leases.lost(connection, self._owner, running)
-
-
-def _seconds_from_now(seconds: float) -> int:
-    return now() + int(seconds * 1_000_000)

@@ -82,6 +82,7 @@ class RunSpec(Value):
     reward_preset: str = "paper"
     seed: int = Field(0, ge=0, lt=2**64)
     training: Training | None = None
+    facts_in_instruction: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> RunSpec:
@@ -104,7 +105,8 @@ class RunSpec(Value):
     @property
     def canonical(self) -> str:
         """The specification as canonical JSON: what is stored."""
-        absent = {"model"} if self.model is None else None  # as before there were such agents
+        # What is not used is left out, as in specifications stored before there was such a thing.
+        absent = {name for name in ("model", "facts_in_instruction") if not getattr(self, name)}
         return canonical_json(self.model_dump(mode="json", exclude=absent)).decode()
 
     def groups_total(self, tasks: int) -> int:

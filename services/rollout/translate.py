@@ -74,6 +74,7 @@ def spec_from_proto(message: pb.RunSpec, path: str = "spec") -> RunSpec:
         training=_training_from_proto(message.training, f"{path}.training")
         if message.HasField("training")
         else None,
+        facts_in_instruction=message.facts_in_instruction,
     )
 
 
@@ -132,6 +133,7 @@ def spec_to_proto(spec: RunSpec) -> pb.RunSpec:
         max_turns=spec.max_turns,
         reward_preset=spec.reward_preset,
         seed=spec.seed,
+        facts_in_instruction=spec.facts_in_instruction,
     )
     if spec.reference:
         message.reference = _AGENT.to_number(spec.reference)
@@ -188,6 +190,7 @@ def trajectory_to_proto(stored: StoredTrajectory, spec: RunSpec) -> trajectory_p
         started_at=timestamp(episode.started_at) if episode.started_at is not None else None,
         ended_at=timestamp(episode.ended_at) if episode.ended_at is not None else None,
         split=SPLIT.to_number(Split(episode.split)),
+        facts_in_instruction=spec.facts_in_instruction,
     )
 
 

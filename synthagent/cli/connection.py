@@ -22,6 +22,7 @@ from synthagent.cli.output import remark, screen, write_json
 from synthagent.client import SynthAgentClient
 from synthagent.embedded import ProcessFailed, services
 from synthagent.errors import SynthAgentError
+from synthagent.security.channels import client_security
 
 DEFAULT_DATA_DIR = Path("runs/synthagent")
 _CALL_SECONDS = 600.0  # a judge's model may take its time; an absent server is told at once
@@ -76,7 +77,9 @@ def fail(code: ExitCode, reason: str, message: str, *, as_json: bool) -> NoRetur
 
 
 async def _with_client(address: str, work: Work) -> ExitCode:
-    async with SynthAgentClient(address, timeout_seconds=_CALL_SECONDS) as client:
+    async with SynthAgentClient(
+        address, timeout_seconds=_CALL_SECONDS, security=client_security()
+    ) as client:
         return await work(client)
 
 

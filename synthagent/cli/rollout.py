@@ -66,6 +66,13 @@ def rollout(
     group_size: Annotated[int, typer.Option(min=1, max=1024, help="Attempts at each task.")] = 1,
     max_turns: Annotated[int, typer.Option(min=1, max=1000, help="Most turns of the agent.")] = 16,
     preset: Preset = "paper",
+    facts_in_instruction: Annotated[
+        bool,
+        typer.Option(
+            "--facts-in-instruction",
+            help="Tell the agent the private facts: the ablation of the information gap.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of order and sampling.")] = 0,
     temperature: Annotated[
         float | None, typer.Option(min=0, max=2, help="Of the policy (default 1) or the model.")
@@ -96,7 +103,11 @@ def rollout(
     if task and (split or domain or difficulty or count):
         raise typer.BadParameter("--task names the tasks; give no other selection with it")
     spec = rollout_pb2.RunSpec(
-        group_size=group_size, max_turns=max_turns, reward_preset=preset, seed=seed
+        group_size=group_size,
+        max_turns=max_turns,
+        reward_preset=preset,
+        seed=seed,
+        facts_in_instruction=facts_in_instruction,
     )
     if agent == "policy":
         spec.policy.policy = policy

@@ -13,14 +13,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from google.protobuf.json_format import ParseDict, ParseError
-
 from synthagent.api.v1 import task_pb2
 from synthagent.cli.exits import ExitCode
 from synthagent.cli.files import opened
 from synthagent.cli.output import reading, remark, say, write_json, write_table
 from synthagent.client import SynthAgentClient
-from synthagent.convert import GATE, task_from_proto
+from synthagent.convert import GATE, message_of, task_from_proto
 from synthagent.errors import InvalidInput
 from synthagent.interchange import Imported, Rejection, Unreadable, read_documents, read_released
 from synthagent.worlds.spec import Split, Task, task_digest
@@ -89,18 +87,16 @@ def read_native(stream: BinaryIO) -> Iterator[Imported | Rejection]:
             yield Rejection("", document.place, document.reason)
             continue
         value = document.value
-        item_id = (
-            str(value.get("task_id", value.get("taskId", ""))) if isinstance(value, dict) else ""
-        )
         if not isinstance(value, dict):
-            yield Rejection(item_id, document.place, "it is no object")
+            yield Rejection("", document.place, "it is no object")
             continue
+        given = str(value.get("task_id", value.get("taskId", "")))
+        item_id = given.encode("utf-8", "replace").decode()
         try:
-            task = task_from_proto(ParseDict(value, task_pb2.Task()))
-        except ParseError as error:
-            yield Rejection(item_id, document.place, f"it is no task: {error}")
+            task = task_from_proto(message_of(value, task_pb2.Task))
         except InvalidInput as error:
-            yield Rejection(item_id, f"{document.place}: {error.field}", error.message)
+            place = f"{document.place}: {error.field}" if error.field else document.place
+            yield Rejection(item_id, place, error.message)
         else:
             yield Imported(task, document.place, ())
 

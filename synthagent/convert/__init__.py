@@ -9,7 +9,7 @@ from synthagent.convert.judgement import (
     criterion_judgement_from_proto,
     criterion_judgement_to_proto,
 )
-from synthagent.convert.parts import build, timestamp
+from synthagent.convert.parts import build, message_of, timestamp
 from synthagent.convert.task import (
     GATE,
     SPLIT,
@@ -55,6 +55,7 @@ __all__ = [
     "event_from_proto",
     "event_to_proto",
     "events_from_proto",
+    "message_of",
     "persona_from_proto",
     "persona_to_proto",
     "sampling_from_proto",

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import orjson
+from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import JsonValue, ValidationError
@@ -21,6 +22,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 N = TypeVar("N", bound=int)
+M = TypeVar("M", bound=Message)
+
+
+def message_of(value: JsonValue, kind: type[M]) -> M:
+    """The message that a JSON value holds, in the contract's JSON form. Raises InvalidInput."""
+    try:
+        orjson.dumps(value)  # a lone surrogate in a name breaks the parser below
+        if not isinstance(value, dict):
+            raise ParseError("it is no JSON object.")
+        return ParseDict(value, kind())
+    except (ParseError, TypeError) as error:
+        told = str(error).encode("utf-8", "replace").decode()
+        raise InvalidInput(f"it is no {kind.DESCRIPTOR.name}: {told}") from error
 
 
 class EnumTable(Generic[E, N]):

@@ -38,6 +38,7 @@ from synthagent.convert import event_from_proto, verdict_from_proto
 from synthagent.demo import processes, report
 from synthagent.demo.memory import PeakMemory
 from synthagent.demo.report import Report, Score
+from synthagent.security.channels import client_security
 from synthagent.worlds.spec import Split, Task
 
 AGENTS = ("gold", "noop", "careless", "forbidden", "pesterer")
@@ -112,7 +113,7 @@ class Demo:
         report.write(self.report, self.folder)
 
     async def _before_training(self, address: str) -> None:
-        async with SynthAgentClient(address) as client:
+        async with SynthAgentClient(address, security=client_security()) as client:
             with self.stage("synthesize"):
                 await self._synthesize(client, Split.TRAIN, self.size.train_tasks)
                 held_out = await self._synthesize(client, Split.HELD_OUT, self.size.held_out_tasks)
@@ -201,7 +202,7 @@ class Demo:
         _show_scores("The policy on held-out tasks", self.report.policy)
 
     async def _show_conversation(self, address: str) -> None:
-        async with SynthAgentClient(address) as client:
+        async with SynthAgentClient(address, security=client_security()) as client:
             runs = [run async for run in client.list_runs() if run.run_id.endswith("-after-rl")]
             best = max(
                 [item async for item in client.list_trajectories(runs[0].run_id)],

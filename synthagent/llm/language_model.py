@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
+from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, JsonValue
 
-from synthagent import accounts, deadlines
+from synthagent import accounts, deadlines, tracing
 from synthagent.errors import (
     ModelFault,
     ModelMalformed,
@@ -220,7 +221,17 @@ class LanguageModel:
         loop = asyncio.get_running_loop()
         seconds = deadlines.timeout(self._role.timeout_seconds)
         assert seconds is not None  # noqa: S101 - a default was given
-        with self._counted(question.purpose) as ended:
+        attributes = {
+            tracing.OPERATION: "chat",
+            tracing.MODEL: self._role.model,
+            "synthagent.role": self._name,
+            "synthagent.purpose": question.purpose,
+        }
+        name = f"chat {self._role.model}"
+        with (
+            tracing.span(name, attributes, kind=SpanKind.CLIENT) as span,
+            self._counted(question.purpose) as ended,
+        ):
             try:
                 async with asyncio.timeout(seconds) as limit:
                     answer, stored = await self._once(question, compute, loop.time() + seconds)
@@ -233,6 +244,9 @@ class LanguageModel:
             if stored:
                 ended.outcome = "stored"
                 count(_usage(answer))
+            span.set_attribute("synthagent.stored", stored)
+            span.set_attribute(tracing.INPUT_TOKENS, answer.prompt_tokens)
+            span.set_attribute(tracing.OUTPUT_TOKENS, answer.completion_tokens)
         return answer, stored
 
     @contextmanager

@@ -55,6 +55,12 @@ def main(
     max_model_len: Annotated[int, typer.Option(help="Most tokens of a request and answer.")] = 8192,
     dtype: Annotated[str, typer.Option(help="Number format of the weights.")] = "float32",
     kv_cache_gib: Annotated[int, typer.Option(help="GiB for keys and values, on a CPU.")] = 2,
+    max_lora_rank: Annotated[
+        int, typer.Option(help="Largest rank of adapters that it takes; 0 means none.")
+    ] = 0,
+    weight_transfer: Annotated[
+        bool, typer.Option("--weight-transfer", help="Take weights by NCCL, on GPUs.")
+    ] = False,
     start_seconds: Annotated[float, typer.Option(help="Seconds to become ready.")] = 600.0,
     python: Annotated[
         Path, typer.Option(envvar="VLLM_PYTHON", help="Python that has vLLM installed.")
@@ -87,6 +93,8 @@ def main(
                 max_model_len=max_model_len,
                 dtype=dtype,
                 kv_cache_gib=kv_cache_gib,
+                max_lora_rank=max_lora_rank,
+                weight_transfer=weight_transfer,
                 start_seconds=start_seconds,
                 extra=tuple(context.args),
             )

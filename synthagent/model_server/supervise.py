@@ -19,6 +19,8 @@ from pathlib import Path
 
 import httpx2
 
+from synthagent.model_server.ways import WAYS, Way
+
 POLICY_NAME = "policy"
 """Second name of the served model: the default of SYNTHAGENT_POLICY_SERVED_MODEL."""
 
@@ -53,6 +55,8 @@ class ServerOptions:
     `dtype` "float32" costs a fifth of the throughput of "bfloat16" on a CPU, and its
     log-probabilities are those that a trainer computes (0.00001 nats apart instead of 0.03).
     `kv_cache_gib` is for keys and values, in GiB, on a CPU; a GPU takes vLLM's own share.
+    `max_lora_rank` above 0 lets it take adapters up to that rank (vLLM knows 1, 8, 16, 32, 64, 128,
+    256, 320 and 512), `weight_transfer` weights by NCCL: see ways.py.
     """
 
     python: Path
@@ -64,6 +68,8 @@ class ServerOptions:
     max_model_len: int = 8192
     dtype: str = "float32"
     kv_cache_gib: int = 2
+    max_lora_rank: int = 0
+    weight_transfer: bool = False
     start_seconds: float = 600.0
     extra: tuple[str, ...] = ()
 
@@ -91,8 +97,15 @@ class ServerOptions:
             "--enable-scale-out",  # /inference/v1/generate: tokens in, tokens out
             *_STRUCTURED,
             *self._for_cpu(),
+            *(argument for way in self._ways() for argument in WAYS[way].arguments),
+            *(("--max-lora-rank", str(self.max_lora_rank)) if self.max_lora_rank else ()),
             *self.extra,
         ]
+
+    def _ways(self) -> list[Way]:
+        """Ways for weights beside the reload, which every server takes."""
+        asked = {Way.ADAPTER: self.max_lora_rank > 0, Way.TRANSFER: self.weight_transfer}
+        return [way for way, wanted in asked.items() if wanted]
 
     def _for_cpu(self) -> list[str]:
         """vLLM 0.32 on a CPU ends when it reads a prompt in parts for a request with a seed."""
@@ -108,6 +121,9 @@ class ServerOptions:
             "VLLM_SERVER_DEV_MODE": "1",  # weights and pauses by HTTP: keep the port private
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",  # the folder has all there is; nothing is looked up outside
+            **{
+                name: value for way in self._ways() for name, value in WAYS[way].environment.items()
+            },
         }
 
 

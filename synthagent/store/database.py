@@ -19,16 +19,12 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from synthagent.errors import (
-    BackendUnavailable,
-    Corrupt,
-    PreconditionFailed,
-    StorageFull,
-    SynthAgentError,
-)
+from synthagent.errors import BackendUnavailable, PreconditionFailed
 from synthagent.metrics import ServerMetrics
+from synthagent.store.faults import is_deadlock, out_of_reach, translate
 
 T = TypeVar("T")
 _GROUP_LIMIT = 512
@@ -40,20 +36,30 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-def open_engine(database_url: str, busy_seconds: float = 10.0, pool_size: int = 5) -> Engine:
+def open_engine(
+    database_url: str,
+    busy_seconds: float = 10.0,
+    pool_size: int = 5,
+    statement_seconds: float | None = None,
+) -> Engine:
     """An engine whose SQLite connections are in WAL mode with explicit transactions.
 
     A transaction of a connection with the execution option `synthagent_write` takes SQLite's write
-    lock when it begins, so it never fails half-way because another process wrote first.
+    lock when it begins, so it never fails half-way because another process wrote first. On
+    PostgreSQL a statement waits `busy_seconds` for a lock, and ends after `statement_seconds`, as
+    does a transaction in which nothing happens (None: never); a connection that was lost is
+    replaced, and all others of its age with it.
     """
+    sqlite = database_url.startswith("sqlite")
     try:
         engine = create_engine(
             database_url,
             pool_size=pool_size,
             max_overflow=0,
+            pool_timeout=busy_seconds,
             connect_args={"check_same_thread": False, "timeout": busy_seconds}
-            if database_url.startswith("sqlite")
-            else {},
+            if sqlite
+            else _postgresql_arguments(busy_seconds, statement_seconds),
         )
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise BackendUnavailable(
@@ -68,6 +74,25 @@ def open_engine(database_url: str, busy_seconds: float = 10.0, pool_size: int = 
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgresql_arguments(busy_seconds: float, statement_seconds: float | None) -> dict[str, Any]:
+    """What libpq is told: limits of the session, and how to notice that the server is gone."""
+    limits = {"lock_timeout": busy_seconds}
+    if statement_seconds is not None:
+        limits["statement_timeout"] = statement_seconds
+        # A process that stands still in a transaction must not hold its locks for ever.
+        limits["idle_in_transaction_session_timeout"] = statement_seconds
+    options = " ".join(f"-c {name}={int(seconds * 1000)}" for name, seconds in limits.items())
+    return {
+        "options": options,
+        "connect_timeout": max(2, round(busy_seconds)),
+        "keepalives_idle": 20,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+        "application_name": "synthagent",
+    }
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -85,42 +110,6 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def translate(error: DBAPIError) -> SynthAgentError | None:
-    """What a database error means to the caller; None where it is a fault of the statement."""
-    name = str(getattr(error.orig, "sqlite_errorname", ""))
-    text = str(error.orig)
-    if name.startswith("SQLITE_FULL") or "No space left" in text or "disk full" in text:
-        return StorageFull("The disk of the database is full; free some space and call again.")
-    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):
-        return StorageFull(
-            f"The database cannot be written ({text}); see that its folder "
-            "exists, may be written and has room."
-        )
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return Corrupt(f"The database is damaged ({text}); restore it from a copy.")
-    if (
-        name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-        or error.connection_invalidated
-        or _server_is_away(error)
-        or _is_deadlock(error)
-    ):
-        return BackendUnavailable("The database is busy or out of reach; call again.")
-    return None
-
-
-def _server_is_away(error: DBAPIError) -> bool:
-    """Whether PostgreSQL could not be connected to: only then its errors carry no SQLSTATE."""
-    orig: object = error.orig
-    return (
-        isinstance(error, OperationalError) and getattr(orig, "sqlstate", "none of its own") is None
-    )
-
-
-def _is_deadlock(error: DBAPIError) -> bool:
-    """Whether PostgreSQL ended the transaction because it and another waited for each other."""
-    return getattr(error.orig, "sqlstate", None) == "40P01"
-
-
 @dataclass(slots=True)
 class _Write:
     run: Callable[[Connection], Any]
@@ -136,9 +125,10 @@ class Store:
         *,
         readers: int = 4,
         busy_seconds: float = 10.0,
+        statement_seconds: float = 30.0,
         metrics: ServerMetrics | None = None,
     ) -> None:
-        self._engine = open_engine(database_url, busy_seconds, pool_size=readers + 1)
+        self._engine = open_engine(database_url, busy_seconds, readers + 1, statement_seconds)
         self._metrics = metrics
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="store-reader")
@@ -160,6 +150,8 @@ class Store:
                 return run(connection)
         except DBAPIError as error:
             raise (translate(error) or error) from error
+        except PoolTimeout as error:
+            raise out_of_reach() from error
 
     async def write(self, run: Callable[[Connection], T]) -> T:
         """What `run(connection)` returns, once the transaction it ran in is committed.
@@ -212,7 +204,7 @@ class Store:
             results = self._run_group(group)
         except BaseException as error:  # noqa: BLE001 - goes to those who wait, whatever it is
             known = translate(error) if isinstance(error, DBAPIError) else None
-            parted = isinstance(error, DBAPIError) and _is_deadlock(error)
+            parted = isinstance(error, DBAPIError) and is_deadlock(error)
             if len(group) > 1 and (parted or not isinstance(known, BackendUnavailable)):
                 # Which write is at fault is unknown, or the commit itself failed, or only together
                 # do they stand in another group's way: each on its own.

@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 
 from synthagent.store.database import now
 from synthagent.store.runs import RunState, change_state
-from synthagent.store.tables import EpisodeRow, EventRow, GroupRow, SegmentRow
+from synthagent.store.tables import EpisodeRow, EventRow, GroupRow, RunRow, SegmentRow
 from synthagent.tokens import TokenSegment, TokenSource
 from synthagent.worlds.episode import (
     EpisodeOutcome,
@@ -39,6 +39,7 @@ from synthagent.worlds.episode import (
     Verdict,
 )
 
+_run = RunRow.metadata.tables["run"]
 _episode = EpisodeRow.metadata.tables["episode"]
 _event = EventRow.metadata.tables["event"]
 _segment = SegmentRow.metadata.tables["segment"]
@@ -76,6 +77,12 @@ _ADD_EVENTS = insert(_event)
 _ADD_SEGMENTS = insert(_segment)
 _LAST_COMPLETION = select(func.max(_episode.c.completion)).where(
     _episode.c.run_id == bindparam("run")
+)
+_LOCK_RUNS = (
+    select(_run.c.run_id)
+    .where(_run.c.run_id.in_(bindparam("runs", expanding=True)))
+    .order_by(_run.c.run_id)
+    .with_for_update(key_share=True)  # SQLite, which lets one write at a time, leaves it out
 )
 _END = (
     update(_episode)
@@ -229,6 +236,9 @@ def end(connection: Connection, endings: Sequence[Ending]) -> None:
 
     Raises LeaseLost where one of them is not held by its `owner` any more.
     """
+    # One replica after the other numbers a run's completions, and sees which is the last.
+    ended_runs = {ending.run_id for ending in endings}
+    connection.execute(_LOCK_RUNS, {"runs": sorted(ended_runs)})
     completions: dict[str, int] = {}
     rows = []
     for ending in endings:

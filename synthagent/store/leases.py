@@ -2,7 +2,8 @@
 
 Functions take a Core connection and are given to `Store.read` or `Store.write`. A pending episode
 is free from the time it was admitted, a running one from the end of its lease; the longest free is
-taken first.
+taken first. Where replicas run on several machines, PostgreSQL's clock is the only one that counts:
+one that runs wrong neither takes what is another's nor keeps what is not its own.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ from synthagent.store.episodes import EpisodeState, StoredEpisode, sources, stor
 from synthagent.store.tables import EpisodeRow
 
 _episode = EpisodeRow.metadata.tables["episode"]
+_POSTGRESQL_CLOCK = select(func.extract("epoch", func.clock_timestamp()))
 
 
-def claim(connection: Connection, owner: str, lease_until: int, limit: int) -> list[StoredEpisode]:
-    """Takes up to `limit` episodes that wait or whose lease has ended, in order of admission."""
+def claim(connection: Connection, owner: str, seconds: float, limit: int) -> list[StoredEpisode]:
+    """Takes up to `limit` episodes that wait or whose lease has ended, in order of admission.
+
+    The leases are `owner`'s for so many seconds. What another replica takes at the same time is
+    passed over.
+    """
+    clock = _clock(connection)
     free = sources(EpisodeState.RUNNING)
+    waits = _episode.c.state == EpisodeState.PENDING.value
     statement = (
         select(_episode)
-        .where(_episode.c.state.in_(free), _episode.c.lease_expires_at <= now())
+        .where(_episode.c.state.in_(free), waits | (_episode.c.lease_expires_at <= clock))
         .order_by(_episode.c.lease_expires_at)
         .limit(limit)
+        .with_for_update(skip_locked=True)  # SQLite, which lets one write at a time, leaves it out
     )
-    if connection.dialect.name == "postgresql":
-        statement = statement.with_for_update(skip_locked=True)
     taken = [stored_episode(row) for row in connection.execute(statement)]
     if taken:
         connection.execute(
@@ -38,7 +45,7 @@ def claim(connection: Connection, owner: str, lease_until: int, limit: int) -> l
             .values(
                 state=EpisodeState.RUNNING.value,
                 lease_owner=owner,
-                lease_expires_at=lease_until,
+                lease_expires_at=clock + _microseconds(seconds),
                 started_at=func.coalesce(_episode.c.started_at, now()),
             )
         )
@@ -48,12 +55,21 @@ def claim(connection: Connection, owner: str, lease_until: int, limit: int) -> l
     ]
 
 
-def renew(connection: Connection, owner: str, lease_until: int) -> None:
-    """Prolongs every lease of `owner`; a time that is past gives them back."""
+def renew(connection: Connection, owner: str, seconds: float) -> None:
+    """Makes every lease of `owner` end in so many seconds from now."""
+    _end_at(connection, owner, _clock(connection) + _microseconds(seconds))
+
+
+def give_back(connection: Connection, owner: str) -> None:
+    """Ends every lease of `owner`: its episodes are the first to be taken."""
+    _end_at(connection, owner, 0)
+
+
+def _end_at(connection: Connection, owner: str, end: int) -> None:
     connection.execute(
         update(_episode)
         .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner)
-        .values(lease_expires_at=lease_until)
+        .values(lease_expires_at=end)
     )
 
 
@@ -68,8 +84,8 @@ def lost(connection: Connection, owner: str, trajectory_ids: Sequence[str]) -> s
     return {row.trajectory_id for row in connection.execute(statement)}
 
 
-def release(connection: Connection, trajectory_id: str, owner: str, again_at: int) -> None:
-    """Gives one lease back, to be taken again from `again_at` on."""
+def release(connection: Connection, trajectory_id: str, owner: str, seconds: float) -> None:
+    """Gives one lease back, to be taken again when so many seconds have passed."""
     connection.execute(
         update(_episode)
         .where(
@@ -77,7 +93,7 @@ def release(connection: Connection, trajectory_id: str, owner: str, again_at: in
             _episode.c.state == EpisodeState.RUNNING.value,
             _episode.c.lease_owner == owner,
         )
-        .values(lease_owner="", lease_expires_at=again_at)
+        .values(lease_owner="", lease_expires_at=_clock(connection) + _microseconds(seconds))
     )
 
 
@@ -91,7 +107,18 @@ def queue_age(connection: Connection) -> float:
         _episode.c.state.in_(sources(EpisodeState.RUNNING))
     )
     oldest = connection.execute(statement).scalar_one()
-    return max(0.0, (now() - oldest) / 1_000_000) if oldest is not None else 0.0
+    return max(0.0, (_clock(connection) - oldest) / 1_000_000) if oldest is not None else 0.0
+
+
+def _clock(connection: Connection) -> int:
+    """Microseconds since 1970 by the clock that all replicas share."""
+    if connection.dialect.name != "postgresql":
+        return now()
+    return int(connection.execute(_POSTGRESQL_CLOCK).scalar_one() * 1_000_000)
+
+
+def _microseconds(seconds: float) -> int:
+    return int(seconds * 1_000_000)
 
 
 def owners(connection: Connection) -> set[str]:

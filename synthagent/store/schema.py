@@ -1,8 +1,8 @@
 """Brings a database to the schema of this version, and back.
 
-Migrations live in `migrations/versions`, one file a change. On SQLite all of an upgrade is one
-transaction that holds the write lock: processes that start together take turns, and an interrupted
-upgrade leaves nothing behind.
+Migrations live in `migrations/versions`, one file a change. All of an upgrade is one transaction
+that holds a lock, on SQLite of the file and on PostgreSQL an advisory one: processes that start
+together take turns, and an interrupted upgrade leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from alembic.util.exc import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from synthagent.errors import PreconditionFailed
-from synthagent.store.database import open_engine, translate
+from synthagent.store.database import open_engine
+from synthagent.store.faults import translate
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -30,7 +30,7 @@ from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import CriterionResult, Event
 from synthagent.worlds.fidelity import infidelity
 from synthagent.worlds.plans import Performance, PlanError, fact_values, render_answer, resolve
-from synthagent.worlds.rewards import REWARD_PRESETS, fractions, reward
+from synthagent.worlds.rewards import CERTIFIED_PRESETS, REWARD_PRESETS, fractions, reward
 from synthagent.worlds.spec import Plan, SqlProgram, Task
 
 REPLAYS = 100
@@ -313,7 +313,7 @@ class Examination:
 
     def _rewards(self, results: Sequence[CriterionResult]) -> dict[str, float]:
         shares = fractions(self._rubric, results)
-        return {name: reward(preset, shares) for name, preset in REWARD_PRESETS.items()}
+        return {name: reward(REWARD_PRESETS[name], shares) for name in CERTIFIED_PRESETS}
 
     def _need_engine(self) -> None:
         if not self.task.gold_plans:

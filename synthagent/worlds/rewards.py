@@ -32,9 +32,16 @@ REWARD_PRESETS: Mapping[str, RewardPreset] = MappingProxyType(
         for preset in (
             RewardPreset("paper", 1.0, 0.0, 0.5, 0.5),
             RewardPreset("paper_code", 0.5, 0.3, 0.7, 0.3),
+            # Ablations of the first: without the gate of forbidden acts, and, for agents that are
+            # told what they would ask, without what asking is worth.
+            RewardPreset("no_restriction_gate", 0.0, 0.0, 0.5, 0.5),
+            RewardPreset("no_interaction", 1.0, 0.0, 1.0, 0.0),
         )
     }
 )
+
+CERTIFIED_PRESETS = ("paper", "paper_code")
+"""Those that the gates hold a task to. The others leave out, on purpose, what a gate asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ def reward(preset: RewardPreset, of: Fractions) -> float:
             (preset.sub_goal_weight, of.sub_goal),
             (preset.interaction_weight, of.interaction),
         )
-        if fraction is not None
+        if fraction is not None and weight
     ]
     weight = sum(weight for weight, _ in parts)
     return min(sum(w * fraction for w, fraction in parts) / weight, 1.0) if parts else 0.0

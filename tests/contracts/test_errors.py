@@ -13,8 +13,9 @@ from synthagent import errors
 from synthagent.api.v1 import judge_pb2, judge_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 from synthagent.client import SynthAgentClient
 from synthagent.failures import DETAILS, from_rpc_error
-from synthagent.server import STATUS, running
+from synthagent.server import running
 from synthagent.settings import Settings
+from synthagent.statuses import STATUS
 from tests.contracts.conftest import Probe
 
 TREE = {
@@ -30,6 +31,8 @@ TREE = {
     errors.StorageFull: ("STORAGE_FULL", grpc.StatusCode.RESOURCE_EXHAUSTED),
     errors.StateDiverged: ("STATE_DIVERGED", grpc.StatusCode.ABORTED),
     errors.Cancelled: ("CANCELLED", grpc.StatusCode.CANCELLED),
+    errors.Unauthenticated: ("UNAUTHENTICATED", grpc.StatusCode.UNAUTHENTICATED),
+    errors.PermissionDenied: ("PERMISSION_DENIED", grpc.StatusCode.PERMISSION_DENIED),
     errors.Corrupt: ("CORRUPT", grpc.StatusCode.DATA_LOSS),
     errors.ModelFault: ("MODEL_FAULT", grpc.StatusCode.ABORTED),
     errors.ModelRefused: ("MODEL_REFUSED", grpc.StatusCode.ABORTED),

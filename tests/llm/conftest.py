@@ -9,24 +9,37 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from services.rollout.policy.convert import convert
+from services.rollout.policy.generation import Engine, Generation
+from services.rollout.policy.remote import RemotePolicyEngine, ServerConfig
+from services.rollout.policy.server_weights import PublishedWeights
 from synthagent.llm import LanguageModel, Models
 from synthagent.metrics import ServerMetrics
-from synthagent.model_server import supervise
+from synthagent.model_server import adapter, supervise
 from synthagent.model_server.folder import lay_out
 from synthagent.models import DEFAULT_MODEL
 from synthagent.settings import load_settings
 from synthagent.store import Store, upgrade
 from tests.services.rollout.conftest import serve
+from trainer.config import LoraSettings
+from trainer.lora import Adapters
+from trainer.weights import write_adapter
 
 __all__ = ["serve"]  # the embedded services of a test, on a database of its own
+
+Connect = Callable[[], Awaitable[RemotePolicyEngine]]
+
+PATIENCE_SECONDS = 240.0
 
 _VARIABLE = "SYNTHAGENT_TEST_MODEL_SERVER"
 
@@ -93,6 +106,7 @@ def model_server(
         DEFAULT_MODEL,
         cpu=supervise.is_cpu_build(python),
         port=supervise.free_port(),
+        max_lora_rank=16,
     )
     server = RunningServer(options, log, f"{options.root}/v1")
     server.start()
@@ -119,3 +133,120 @@ async def open_role(model_server: RunningServer, tmp_path: Path) -> AsyncIterato
             return models.need(role)  # type: ignore[arg-type]  # one of the role names
 
         yield open_one
+
+
+@pytest.fixture
+async def initial_weights(
+    model_server: RunningServer, model_folder: Path, tmp_path: Path
+) -> AsyncIterator[None]:
+    """Gives the server its own weights back, for the roles that it also serves."""
+
+    async def nothing() -> None:
+        return None
+
+    yield
+    config = ServerConfig(model_server.base_url, model_server.model, model_folder, cache=tmp_path)
+    engine = RemotePolicyEngine(config, nothing)
+    await engine.start()
+    await engine.stop()
+
+
+@pytest.fixture
+def published() -> list[PublishedWeights]:
+    """What the database would name, last one wins."""
+    return []
+
+
+@pytest.fixture
+async def connect(
+    model_server: RunningServer,
+    model_folder: Path,
+    published: list[PublishedWeights],
+    tmp_path: Path,
+) -> AsyncIterator[Connect]:
+    engines: list[RemotePolicyEngine] = []
+
+    async def latest() -> PublishedWeights | None:
+        return published[-1] if published else None
+
+    async def make() -> RemotePolicyEngine:
+        config = ServerConfig(
+            model_server.base_url,
+            model_server.model,
+            model_folder,
+            patience_seconds=PATIENCE_SECONDS,
+            cache=tmp_path,
+        )
+        engine = RemotePolicyEngine(config, latest)
+        await engine.start()
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.stop()
+
+
+@pytest.fixture
+def weights(model_folder: Path, tmp_path: Path) -> Callable[[int], PublishedWeights]:
+    """Weights near the model's, of another kind for each version."""
+
+    def write(version: int) -> PublishedWeights:
+        noise = torch.Generator().manual_seed(version)
+        state = load_file(model_folder / "model.safetensors")
+        path = tmp_path / f"policy-v{version:06d}.safetensors"
+        save_file(
+            {
+                k: v + 0.02 * v.std() * torch.randn(v.shape, generator=noise)
+                for k, v in state.items()
+            },
+            path,
+        )
+        return PublishedWeights(version, path)
+
+    return write
+
+
+@pytest.fixture
+def adapters(model_folder: Path, tmp_path: Path) -> Callable[[int], PublishedWeights]:
+    """Adapters of the model, another one for each version."""
+
+    def write(version: int) -> PublishedWeights:
+        settings = LoraSettings(rank=8, target_modules=("q_proj", "down_proj"))
+        torch.manual_seed(version)
+        state = {}
+        for name, value in load_file(model_folder / "model.safetensors").items():
+            module = name.removesuffix(".weight")
+            if module.endswith(settings.target_modules):
+                factors = (8, value.shape[1]), (value.shape[0], 8)
+                for factor, shape in zip("AB", factors, strict=True):
+                    named = f"base_model.model.{module}.lora_{factor}.weight"
+                    state[named] = 0.02 * torch.randn(shape)
+        folder = tmp_path / f"adapter-v{version:06d}"
+        write_adapter(state, Adapters(settings).config(30), folder)
+        return PublishedWeights(version, folder / adapter.WEIGHTS)
+
+    return write
+
+
+def full_model(folder: Path, path: Path | None = None) -> torch.nn.Module:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    if path is not None:
+        model.load_state_dict(load_file(path), strict=False)
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+@torch.inference_mode()
+def mismatch(model: torch.nn.Module, read: list[int], turn: Generation) -> float:
+    """Largest difference of a turn's log-probabilities from the model's full forward pass."""
+    logits = model(torch.tensor([read + turn.token_ids])).logits
+    expected = logits.float().log_softmax(-1)[0, len(read) - 1 :]
+    pairs = enumerate(zip(turn.token_ids, turn.logprobs, strict=True))
+    return max(abs(float(expected[at, token]) - logprob) for at, (token, logprob) in pairs)
+
+
+async def turn(
+    engine: Engine, key: str, append: list[int], temperature: float = 0.7, top_p: float = 0.9
+) -> Generation:
+    return await engine.generate(key, append, temperature=temperature, top_p=top_p, max_tokens=48)

@@ -4,125 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from services.rollout.policy.convert import convert
 from services.rollout.policy.engine import EngineConfig, PolicyEngine
-from services.rollout.policy.generation import Engine, Generation
-from services.rollout.policy.remote import PublishedWeights, RemotePolicyEngine, ServerConfig
+from services.rollout.policy.server_weights import PublishedWeights
 from synthagent.api.v1 import rollout_pb2 as pb
 from synthagent.api.v1 import trajectory_pb2
 from synthagent.client import SynthAgentClient
-from tests.llm.conftest import RunningServer
+from tests.llm.conftest import Connect, RunningServer, full_model, mismatch, turn
 from tests.services.rollout.conftest import Serve, finished, selection
+
+pytestmark = pytest.mark.usefixtures("initial_weights")
 
 TOLERANCE = 1e-3
 """Nats. Measured: 0.00005 at most over many turns, in float32 on both sides."""
-
-PATIENCE_SECONDS = 240.0
-
-Connect = Callable[[], Awaitable[RemotePolicyEngine]]
-
-
-@pytest.fixture(autouse=True)
-async def initial_weights(
-    model_server: RunningServer, model_folder: Path, tmp_path: Path
-) -> AsyncIterator[None]:
-    """Gives the server its own weights back, for the roles that it also serves."""
-
-    async def nothing() -> None:
-        return None
-
-    yield
-    config = ServerConfig(model_server.base_url, model_server.model, model_folder, cache=tmp_path)
-    engine = RemotePolicyEngine(config, nothing)
-    await engine.start()
-    await engine.stop()
-
-
-@pytest.fixture
-def published() -> list[PublishedWeights]:
-    """What the database would name, last one wins."""
-    return []
-
-
-@pytest.fixture
-async def connect(
-    model_server: RunningServer,
-    model_folder: Path,
-    published: list[PublishedWeights],
-    tmp_path: Path,
-) -> AsyncIterator[Connect]:
-    engines: list[RemotePolicyEngine] = []
-
-    async def latest() -> PublishedWeights | None:
-        return published[-1] if published else None
-
-    async def make() -> RemotePolicyEngine:
-        config = ServerConfig(
-            model_server.base_url,
-            model_server.model,
-            model_folder,
-            patience_seconds=PATIENCE_SECONDS,
-            cache=tmp_path,
-        )
-        engine = RemotePolicyEngine(config, latest)
-        await engine.start()
-        engines.append(engine)
-        return engine
-
-    yield make
-    for engine in engines:
-        await engine.stop()
-
-
-@pytest.fixture
-def weights(model_folder: Path, tmp_path: Path) -> Callable[[int], PublishedWeights]:
-    """Weights near the model's, of another kind for each version."""
-
-    def write(version: int) -> PublishedWeights:
-        noise = torch.Generator().manual_seed(version)
-        state = load_file(model_folder / "model.safetensors")
-        path = tmp_path / f"policy-v{version:06d}.safetensors"
-        save_file(
-            {
-                k: v + 0.02 * v.std() * torch.randn(v.shape, generator=noise)
-                for k, v in state.items()
-            },
-            path,
-        )
-        return PublishedWeights(version, path)
-
-    return write
-
-
-def full_model(folder: Path, path: Path | None = None) -> torch.nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    if path is not None:
-        model.load_state_dict(load_file(path), strict=False)
-    assert isinstance(model, torch.nn.Module)
-    return model
-
-
-@torch.inference_mode()
-def mismatch(model: torch.nn.Module, read: list[int], turn: Generation) -> float:
-    """Largest difference of a turn's log-probabilities from the model's full forward pass."""
-    logits = model(torch.tensor([read + turn.token_ids])).logits
-    expected = logits.float().log_softmax(-1)[0, len(read) - 1 :]
-    pairs = enumerate(zip(turn.token_ids, turn.logprobs, strict=True))
-    return max(abs(float(expected[at, token]) - logprob) for at, (token, logprob) in pairs)
-
-
-async def turn(
-    engine: Engine, key: str, append: list[int], temperature: float = 0.7, top_p: float = 0.9
-) -> Generation:
-    return await engine.generate(key, append, temperature=temperature, top_p=top_p, max_tokens=48)
 
 
 async def test_logprobs_are_those_of_the_model_whatever_the_sampling(

@@ -108,7 +108,7 @@ def _of_trainer(manifests: Manifests) -> Iterator[Arrow]:
 
 def _arrows(manifests: Manifests, source: str, address: str) -> Iterator[Arrow]:
     """From `source` to the pods behind a Service's address."""
-    host, _, port = address.partition(":")
+    host, _, port = address.removeprefix("dns:///").partition(":")
     service = manifests.one("Service", host.partition(".")[0])
     reached = list(pods_of(manifests, service))
     assert reached, f"nothing is behind {label(service)}"

@@ -30,35 +30,13 @@ class Calls:
 @cache
 def client_methods() -> dict[str, str]:
     """Method of SynthAgentClient -> the service that it calls."""
-    tree = ast.parse((ROOT / "synthagent/client.py").read_text())
-    client = next(
-        node
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name == "SynthAgentClient"
-    )
-    stubs: dict[str, str] = {}  # attribute of the client -> service
-    for node in ast.walk(client):
-        match node:
-            case ast.Assign(
-                targets=[ast.Attribute(attr=attribute)],
-                value=ast.Call(
-                    func=ast.Attribute(attr=stub),
-                    args=[ast.Call(func=ast.Name(id="channel"), args=[ast.Name(id=service)])],
-                ),
-            ) if stub.endswith("Stub"):
-                stubs[attribute] = service
-    assert sorted(stubs.values()) == sorted(SERVICES), stubs
     methods: dict[str, str] = {}
-    for method in client.body:
-        if isinstance(method, ast.AsyncFunctionDef | ast.FunctionDef):
-            used = {
-                stubs[node.attr]
-                for node in ast.walk(method)
-                if isinstance(node, ast.Attribute) and node.attr in stubs
-            }
-            if method.name != "__init__" and used:
-                assert len(used) == 1, f"{method.name} calls {used}"
-                methods[method.name] = used.pop()
+    for service in SERVICES:  # the methods of each stand in a file of its name
+        tree = ast.parse((ROOT / f"synthagent/client/{service}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AsyncFunctionDef):
+                assert node.name not in methods, node.name
+                methods[node.name] = service
     return methods
 
 

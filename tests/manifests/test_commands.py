@@ -22,8 +22,10 @@ from typing import Self
 
 import grpc
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from synthagent.security.callers import token_hash
 from tests.manifests.objects import ROOT, Manifests, Object, Pod, built, is_ours
 
 SERVICES = ("task-synthesis", "tool-mock", "user-simulator", "rubric-judge", "rollout")
@@ -41,7 +43,33 @@ def started_with(manifests: Manifests, container: Object, database: Path) -> dic
         "SYNTHAGENT_HOST": "127.0.0.1",
         "SYNTHAGENT_PORT": "0",
         "SYNTHAGENT_METRICS_PORT": "0",
+        **secrets_of(manifests, container, database.parent),
     }
+
+
+def secrets_of(manifests: Manifests, container: Object, folder: Path) -> dict[str, str]:
+    """What the Secrets hold that a container's settings name, made here; and any health port."""
+    given = manifests.environment(container)
+    if "SYNTHAGENT_TLS_CA_FILE" not in given:
+        return {}
+    authority = trustme.CA()
+    issued = authority.issue_cert(given["SYNTHAGENT_TLS_SERVER_NAME"])
+    token = "of-a-service"
+    contents = {
+        "SYNTHAGENT_TLS_CA_FILE": authority.cert_pem.bytes(),
+        "SYNTHAGENT_TLS_CERTIFICATE_FILE": issued.cert_chain_pems[0].bytes(),
+        "SYNTHAGENT_TLS_KEY_FILE": issued.private_key_pem.bytes(),
+        "SYNTHAGENT_CALLERS_FILE": '[[caller]]\nname = "ours"\nrole = "service"\n'
+        f'token_sha256 = "{token_hash(token)}"'.encode(),
+        "SYNTHAGENT_TOKEN_FILE": token.encode(),
+    }
+    made = {"SYNTHAGENT_HEALTH_PORT": "0"}
+    for name, content in contents.items():
+        if name in given:
+            path = folder / Path(given[name]).name
+            path.write_bytes(content)
+            made[name] = str(path)
+    return made
 
 
 def command_of(container: Object) -> list[str]:
@@ -111,9 +139,10 @@ class Started:
         self.process.communicate()
 
     def address(self) -> str:
-        """host:port, once it serves."""
+        """host:port that its probes ask, once it serves."""
         assert self.process.stdout is not None
-        return str(json.loads(self.process.stdout.readline())["address"])
+        ready = json.loads(self.process.stdout.readline())
+        return str(ready["health_address"] or ready["address"])
 
 
 def test_every_service_answers_its_probes_and_ends_when_told(running: dict[str, Started]) -> None:

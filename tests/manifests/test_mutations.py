@@ -105,8 +105,8 @@ MISTAKES: list[tuple[str, str, Mutation]] = [
     ),
     (
         "ports_are_named_once_and_exist",
-        "readinessProbe asks port 50052",
-        lambda m: container(m, "rollout")["readinessProbe"]["grpc"].update(port=50052),
+        "readinessProbe asks port 50053",
+        lambda m: container(m, "rollout")["readinessProbe"]["grpc"].update(port=50053),
     ),
     (
         "ports_are_named_once_and_exist",

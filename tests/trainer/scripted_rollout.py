@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -44,9 +45,17 @@ def scripted_trajectory(
 
 @dataclass
 class ScriptedRollout(rollout_pb2_grpc.RolloutServicer):
-    """`fail_at_step` makes that step's batch unavailable; `published` lists (version, path)."""
+    """`fail_at_step` makes that step's batch unavailable; `published` lists (version, path).
+
+    A batch's episodes were sampled `behind` versions before the one that trains on them, and take
+    `batch_seconds` to come.
+    """
 
     fail_at_step: int | None = None
+    behind: int = 0
+    batch_seconds: float = 0.0
+    on_call: Callable[[object], None] = lambda _: None
+    """Hears each request for a run's progress or a batch before it is answered."""
     published: list[tuple[int, str]] = field(default_factory=list)
     runs: dict[str, rollout_pb2.RunSpec] = field(default_factory=dict)
 
@@ -64,6 +73,7 @@ class ScriptedRollout(rollout_pb2_grpc.RolloutServicer):
         request: rollout_pb2.WatchRunRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> AsyncIterator[rollout_pb2.WatchRunResponse]:
+        self.on_call(request)
         yield rollout_pb2.WatchRunResponse(run=self._run(request.run_id))
 
     async def ListTrajectories(  # noqa: N802 - the contract's name
@@ -93,15 +103,35 @@ class ScriptedRollout(rollout_pb2_grpc.RolloutServicer):
         request: rollout_pb2.StreamBatchRequest,
         context: grpc.aio.ServicerContext[object, object],
     ) -> AsyncIterator[rollout_pb2.StreamBatchResponse]:
+        self.on_call(request)
+        await asyncio.sleep(self.batch_seconds)
         if request.step == self.fail_at_step:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the script says so")
-        groups = [0, 1, 2][request.rank :: request.world_size]
-        header = rollout_pb2.BatchHeader(rank_trajectories=4 * len(groups))
+        batch = [[self._item(request, group, index) for index in range(4)] for group in range(3)]
+        groups = batch[request.rank :: request.world_size]
+        header = rollout_pb2.BatchHeader(
+            batch_id=f"{request.run_id}.step-{request.step}",
+            trajectory_ids=[item.trajectory_id for group in batch for item in group],
+            rank_trajectories=4 * len(groups),
+            rank_tokens=100 * len(groups),
+            imbalance=len(groups) * request.world_size / 3,
+        )
         yield rollout_pb2.StreamBatchResponse(header=header)
         for group in groups:
-            for index in range(4):
-                item = scripted_trajectory(request.run_id, group, index, request.step + 1)
+            for item in group:
                 yield rollout_pb2.StreamBatchResponse(trajectory=item)
+
+    def _item(
+        self, request: rollout_pb2.StreamBatchRequest, group: int, index: int
+    ) -> trajectory_pb2.Trajectory:
+        """An episode of a batch, sampled by versions `behind` before the one that trains on it."""
+        name = f"{request.run_id}.{request.step}"
+        item = scripted_trajectory(name, group, index, request.step + 1)
+        first = self.runs[request.run_id].training.first_policy_version
+        for segment in item.segments:
+            if segment.source == trajectory_pb2.TOKEN_SOURCE_POLICY:
+                segment.policy_version = max(first, first + request.step - self.behind)
+        return item
 
     async def PublishPolicy(  # noqa: N802 - the contract's name
         self,

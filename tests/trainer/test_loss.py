@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.loss import Clipping, imitation_loss, policy_loss
+from trainer.loss import Clipping, Correction, imitation_loss, importance_weights, policy_loss
 
 CLIP = Clipping(0.2, 0.28)
 
@@ -71,3 +71,25 @@ def test_reports_count_clipped_tokens_and_divergence() -> None:
 
 def test_imitation_loss_is_the_sum_of_negative_log_likelihoods() -> None:
     assert imitation_loss(torch.tensor([-1.0, -2.5])).item() == 3.5
+
+
+@pytest.mark.parametrize(
+    ("correction", "weights", "bounded"),
+    [
+        (Correction(), [1.0, 1.0, 1.0, 1.0], [False] * 4),
+        (Correction("token", "truncate", 2.0), [2.0, 0.25, 1.5, 1.0], [True, False, False, False]),
+        (Correction("token", "mask", 2.0), [0.0, 0.0, 1.5, 1.0], [True, True, False, False]),
+        # The episodes' own ratios are 3 x 0.25 and 1.5 x 1: neither meets the bound.
+        (Correction("sequence", "truncate", 2.0), [0.75, 0.75, 1.5, 1.5], [False] * 4),
+        (Correction("sequence", "mask", 1.4), [0.75, 0.75, 0.0, 0.0], [False, False, True, True]),
+    ],
+)
+def test_importance_weights_and_which_of_them_met_a_bound(
+    correction: Correction, weights: list[float], bounded: list[bool]
+) -> None:
+    ratios = torch.tensor([3.0, 0.25, 1.5, 1.0])
+    found, met = importance_weights(
+        ratios.log(), torch.zeros(4), torch.tensor([0, 0, 1, 1]), correction
+    )
+    assert found.tolist() == pytest.approx(weights)
+    assert met.tolist() == bounded

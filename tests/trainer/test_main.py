@@ -1,89 +1,87 @@
-"""`python -m trainer` refuses bad input with its exit code and one sentence."""
+"""`python -m trainer` answers bad input with its exit code and one sentence, without torch."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from synthagent.errors import (
-    BackendUnavailable,
-    Conflict,
-    Corrupt,
-    InvalidInput,
-    NotFound,
-    PreconditionFailed,
-    SynthAgentError,
-)
-from tests.trainer.tiny import write_model
-from trainer.__main__ import exit_code
-from trainer.engine import TrainingDiverged
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """An environment in which torch cannot be loaded: what answers there has not tried."""
+    folder = tmp_path_factory.mktemp("without") / "torch"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ModuleNotFoundError('none here', name='torch')")
+    return {**os.environ, "PYTHONPATH": str(folder.parent)}
 
 
-def run(tmp_path: Path, content: str, *arguments: str) -> tuple[int, str]:
-    """Exit code and standard error of a trainer, without the libraries' own lines."""
-    path = tmp_path / "config.toml"
-    path.write_text(content)
+def run(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", str(path), *arguments],
+        [sys.executable, "-m", "trainer", *arguments],
         check=False,
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "COLUMNS": "300"},
+        env=environment,
     )
-    said = [line for line in done.stderr.splitlines() if line.startswith("trainer: ")]
     assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, "\n".join(said)
-
-
-def test_an_unknown_key_names_the_closest(tmp_path: Path) -> None:
-    code, said = run(tmp_path, "[sft]\nlearing_rate = 1")
-    assert code == 2
-    assert "unknown key `learing_rate` in [sft]: did you mean `learning_rate`?" in said
-
-
-def test_an_unreachable_service_and_then_a_damaged_checkpoint(tmp_path: Path) -> None:
-    """One folder: the first start finds no service; the second finds its checkpoint damaged."""
-    model = write_model(tmp_path / "model")
-    folder = tmp_path / "run"
-    content = f"""
-        [run]
-        folder = "{folder}"
-        [model]
-        name = "{model}"
-        [rollout]
-        address = "127.0.0.1:9"
-        timeout_seconds = 2
-    """
-    code, said = run(tmp_path, content)
-    assert code == 3, said
-    assert "127.0.0.1:9" in said or "UNAVAILABLE" in said
-    checkpoints = folder / "checkpoints"
-    (checkpoints / "sft-000002").mkdir(parents=True)
-    (checkpoints / "sft-000002" / "manifest.json").write_text("{damaged")
-    (checkpoints / "latest").write_text("sft-000002")
-    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
-    code, said = run(tmp_path, content)
-    assert code == 4, said
-    assert "manifest.json: it is not JSON. Nothing was changed." in said
-    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("content", "arguments", "sentence"),
     [
-        (InvalidInput, 2),
-        (NotFound, 2),
-        (PreconditionFailed, 2),
-        (BackendUnavailable, 3),
-        (Conflict, 3),
-        (Corrupt, 4),
-        (TrainingDiverged, 5),
+        ("[sft]\nlearing_rate = 1", (), "unknown key `learing_rate` in [sft]: did you mean"),
+        ("", ("--set", "model.name=/nowhere"), "model '/nowhere' is neither a folder nor one of"),
+        ("", ("--set", "epochs"), "write section.key=value"),
     ],
 )
-def test_every_kind_of_error_has_its_exit_code(error: type[SynthAgentError], code: int) -> None:
-    assert exit_code(error("because")) == code
+def test_bad_input_is_answered_before_torch_is_loaded(
+    without_torch: Mapping[str, str],
+    tmp_path: Path,
+    content: str,
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    (tmp_path / "config.toml").write_text(content)
+    code, said = run(without_torch, str(tmp_path / "config.toml"), *arguments)
+    assert code == 2
+    assert said.startswith("trainer: ")
+    assert said.count("\n") == 1
+    assert sentence in said
+
+
+def test_half_of_a_launchers_variables_is_refused(
+    without_torch: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").touch()
+    code, said = run({**without_torch, "WORLD_SIZE": "2", "RANK": "1"}, f"{tmp_path}/config.toml")
+    assert code == 2
+    assert "trainer (rank 1): RANK is set in the environment and MASTER_ADDR" in said
+
+
+def test_a_library_that_is_not_installed_is_named(
+    without_torch: Mapping[str, str], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (model / name).touch()
+    (tmp_path / "config.toml").write_text(
+        f'[model]\nname = "{model}"\n[run]\nfolder = "{tmp_path}/run"'
+    )
+    code, said = run(without_torch, f"{tmp_path}/config.toml")
+    assert code == 2
+    assert said == "trainer: torch is not installed; run pip install 'synthagent[trainer]'\n"
+
+
+def test_without_a_file_it_says_what_it_needs(without_torch: Mapping[str, str]) -> None:
+    assert run(without_torch) == (
+        2,
+        "trainer: name a configuration file, such as trainer/configs/demo.toml\n",
+    )

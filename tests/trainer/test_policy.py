@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from synthagent.errors import NotFound
 from tests.trainer.tiny import (
@@ -19,7 +21,7 @@ from tests.trainer.tiny import (
 )
 from trainer.loss import Clipping, imitation_loss, policy_loss
 from trainer.packing import Row, blank_row, pack
-from trainer.policy import PolicyScorer, freeze_lower_layers, load_model
+from trainer.policy import PolicyScorer, ScoringHead, freeze_lower_layers, load_model
 
 TOLERANCE = 1e-5
 
@@ -160,3 +162,76 @@ def test_frozen_layers_do_not_train_and_the_others_do_as_before(folder: Path) ->
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"config\.json is missing"):
         load_model(tmp_path, dtype=torch.float32)
+
+
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Notes the most elements that any tensor has that is made beneath it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(each, Tensor):
+                self.elements = max(self.elements, each.numel())
+        return made
+
+
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+def test_chunked_scores_equal_those_of_all_logits_at_once_and_never_hold_them(
+    entropy_gradient: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    torch.manual_seed(0)
+    tokens, width, vocabulary, chunk = 50, 6, 200, 8
+    plain = torch.nn.Linear(width, vocabulary, bias=False)
+    head = ScoringHead(plain, chunk=chunk, entropy_gradient=entropy_gradient)
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    targets = torch.randint(vocabulary, (tokens,))
+    slopes = torch.randn(2, tokens)
+
+    def loss(logprobs: Tensor, entropies: Tensor) -> Tensor:
+        total = (logprobs * slopes[0]).sum()
+        return total + (entropies * slopes[1]).sum() if entropy_gradient else total
+
+    logprobs = plain(hidden).log_softmax(dim=-1)
+    entropies = -(logprobs.exp() * logprobs).sum(dim=-1)
+    taken = logprobs.gather(-1, targets[:, None])[:, 0]
+    wanted = torch.autograd.grad(loss(taken, entropies), (hidden, plain.weight))
+    with LargestTensor() as largest:
+        found_logprobs, found_entropies = head(hidden, targets)
+        found = torch.autograd.grad(loss(found_logprobs, found_entropies), (hidden, head.weight))
+    torch.testing.assert_close(found_logprobs, taken, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(found_entropies, entropies, atol=TOLERANCE, rtol=0)
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=TOLERANCE, rtol=0)
+    # A chunk's logits are the largest; all logits would be 50 x 200.
+    assert largest.elements == chunk * vocabulary
+
+
+def test_recomputing_activations_changes_no_gradient(folder: Path) -> None:
+    (row,) = pack(make_groups(groups=1), 1000)
+    kept, recomputed = scorer(folder), scorer(folder, recompute=True)
+    for module in (kept, recomputed):
+        torch.autograd.backward(imitation_loss(score(module, row)))
+    found = gradients(recomputed.model)
+    for name, gradient in gradients(kept.model).items():
+        assert torch.equal(found[name], gradient), name
+
+
+def test_bfloat16_scores_within_its_rounding(folder: Path) -> None:
+    (row,) = pack(make_groups(groups=1), 1000)
+    exact = score(scorer(folder), row)
+    model = load_model(folder, dtype=torch.bfloat16)
+    rounded = score(PolicyScorer(model, chunk=7, recompute=False).train(), row)
+    assert rounded.dtype == torch.float32
+    # Eight bits of precision: about one part in 256 of logits that reach 10, through two layers.
+    torch.testing.assert_close(rounded, exact, atol=0.2, rtol=0)
+    assert not torch.equal(rounded, exact)

@@ -1,91 +1,23 @@
-"""Trajectories become samples, and only what can be trained on does."""
+"""Runs as they are asked for, and batches as they are fetched: in time, in advance, again."""
 
 from __future__ import annotations
 
-import numpy as np
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
 import pytest
 
-from synthagent.api.v1 import rollout_pb2, trajectory_pb2
-from synthagent.errors import BackendUnavailable, Corrupt
+from synthagent.api.v1 import rollout_pb2, rollout_pb2_grpc
+from synthagent.errors import BackendUnavailable, SynthAgentError
+from tests.trainer.scripted_rollout import ScriptedRollout
 from trainer import config
-from trainer.stream import (
-    RolloutLink,
-    episode_from,
-    evaluation_spec,
-    gold_spec,
-    sample_from,
-    training_spec,
-)
-
-PROMPT = trajectory_pb2.TOKEN_SOURCE_PROMPT
-POLICY = trajectory_pb2.TOKEN_SOURCE_POLICY
-OBSERVATION = trajectory_pb2.TOKEN_SOURCE_OBSERVATION
-
-
-def segment(
-    source: trajectory_pb2.TokenSource.ValueType,
-    ids: list[int],
-    logprobs: list[float] | None = None,
-) -> trajectory_pb2.TokenSegment:
-    return trajectory_pb2.TokenSegment(source=source, token_ids=ids, logprobs=logprobs or [])
-
-
-def trajectory(*segments: trajectory_pb2.TokenSegment) -> trajectory_pb2.Trajectory:
-    return trajectory_pb2.Trajectory(trajectory_id="t-1", segments=segments)
-
-
-def test_only_the_policys_tokens_are_masked_in() -> None:
-    sample = sample_from(
-        trajectory(
-            segment(PROMPT, [1, 2, 3]),
-            segment(POLICY, [4, 5], [-0.5, -0.25]),
-            segment(OBSERVATION, [6, 7]),
-            segment(POLICY, [8], [-1.0]),
-        )
-    )
-    assert sample.token_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert np.flatnonzero(sample.policy_mask).tolist() == [3, 4, 7]
-    assert sample.logprobs[sample.policy_mask].tolist() == [-0.5, -0.25, -1.0]
-    assert not sample.logprobs[~sample.policy_mask].any()
-    assert sample.prompt_tokens == 3
-
-
-def test_gold_tokens_need_no_log_probabilities() -> None:
-    sample = sample_from(trajectory(segment(PROMPT, [1]), segment(POLICY, [2, 3])))
-    assert sample.policy_tokens == 2
-    assert not sample.logprobs.any()
-
-
-@pytest.mark.parametrize(
-    ("segments", "sentence"),
-    [
-        ((), "carries no tokens"),
-        ((segment(PROMPT, [1]), segment(POLICY, [2, 3], [-1.0])), "do not fit its tokens"),
-        ((segment(PROMPT, [1], [-1.0]), segment(POLICY, [2])), "do not fit its tokens"),
-        ((segment(POLICY, [2]),), "must begin with a prompt"),
-    ],
-)
-def test_tokens_that_cannot_be_trained_on_are_refused(
-    segments: tuple[trajectory_pb2.TokenSegment, ...], sentence: str
-) -> None:
-    with pytest.raises(Corrupt, match=sentence):
-        sample_from(trajectory(*segments))
-
-
-def test_an_invalid_verdict_is_no_reward() -> None:
-    item = trajectory(segment(PROMPT, [1]), segment(POLICY, [2], [-1.0]))
-    item.verdict.invalid.reason = trajectory_pb2.INVALID_REASON_TOOL_FAULT
-    assert episode_from(item).reward is None
-    item.verdict.reward = 0.0
-    assert episode_from(item).reward == 0.0
-
-
-def test_a_fault_before_the_prompt_leaves_an_episode_without_loss() -> None:
-    item = trajectory()
-    item.verdict.invalid.reason = trajectory_pb2.INVALID_REASON_POLICY_FAULT
-    episode = episode_from(item)
-    assert episode.reward is None
-    assert episode.sample.policy_tokens == 0
+from trainer.stream import RolloutLink, evaluation_spec, gold_spec, training_spec
 
 
 def test_runs_are_specified_as_configured() -> None:
@@ -109,7 +41,131 @@ def test_runs_are_specified_as_configured() -> None:
     assert evaluated.policy.sampling.temperature == 0.5
 
 
+def test_an_ablation_is_trained_with_and_evaluated_without() -> None:
+    settings = config.parse(
+        {
+            "rl": {"reward_preset": "no_interaction", "facts_in_instruction": True},
+            "evaluation": {"reward_preset": "paper"},
+        }
+    )
+    gold = gold_spec(settings.tasks, settings.rl, 1)
+    training = training_spec(settings.tasks, settings.rl, "default", 1, 0)
+    for spec in (gold, training):
+        assert spec.facts_in_instruction
+        assert spec.reward_preset == "no_interaction"
+    evaluated = evaluation_spec(settings.evaluation, settings.rl, "default", 1)
+    assert not evaluated.facts_in_instruction
+    assert evaluated.reward_preset == "paper"
+
+
 def test_an_unreachable_service_is_said_to_be() -> None:
     settings = config.RolloutSettings(address="127.0.0.1:9", timeout_seconds=1)
     with RolloutLink(settings) as link, pytest.raises(BackendUnavailable):
         link.create_run("r", rollout_pb2.RunSpec())
+
+
+@asynccontextmanager
+async def serving(script: ScriptedRollout, port: int = 0) -> AsyncIterator[int]:
+    script.runs["r"] = rollout_pb2.RunSpec()
+    server = grpc.aio.server()
+    rollout_pb2_grpc.add_RolloutServicer_to_server(script, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(grace=None)
+
+
+def settings_of(port: int, **more: float) -> config.RolloutSettings:
+    return config.RolloutSettings.model_validate({"address": f"127.0.0.1:{port}", **more})
+
+
+async def test_the_next_batch_comes_while_this_one_trains() -> None:
+    asked: list[object] = []
+    script = ScriptedRollout(batch_seconds=0.3, on_call=asked.append)
+
+    def train(link: RolloutLink) -> None:
+        first = link.stream_batch("r", 0, rank=0, world_size=1)
+        assert first.fetch_seconds >= 0.3
+        link.fetch_ahead("r", 1, rank=0, world_size=1)
+        time.sleep(1.0)  # training
+        started = time.perf_counter()
+        second = link.stream_batch("r", 1, rank=0, world_size=1)
+        waited = time.perf_counter() - started
+        assert waited < second.fetch_seconds - 0.2  # most of it went by beside the training
+        assert len(asked) == 2
+        again = link.stream_batch("r", 1, rank=0, world_size=1)
+        assert again.trajectory_ids == second.trajectory_ids != first.trajectory_ids
+        ids = [e.sample.sample_id for group in second.groups for e in group]
+        assert ids == list(second.trajectory_ids)
+
+    async with serving(script) as port:
+        with await asyncio.to_thread(RolloutLink, settings_of(port)) as link:
+            await asyncio.to_thread(train, link)
+
+
+async def test_what_failed_in_advance_is_fetched_anew() -> None:
+    script = ScriptedRollout(fail_at_step=1)
+
+    def train(link: RolloutLink) -> None:
+        link.fetch_ahead("r", 1, rank=0, world_size=1)
+        time.sleep(0.5)
+        with pytest.raises(SynthAgentError, match="the script says so"):
+            link.stream_batch("r", 1, rank=0, world_size=1)
+        link.fetch_ahead("r", 1, rank=0, world_size=1)
+        time.sleep(0.5)
+        script.fail_at_step = None
+        assert link.stream_batch("r", 1, rank=0, world_size=1).batch_id == "r.step-1"
+
+    async with serving(script) as port:
+        with await asyncio.to_thread(RolloutLink, settings_of(port)) as link:
+            await asyncio.to_thread(train, link)
+
+
+async def test_a_service_that_restarts_is_waited_for() -> None:
+    async with serving(ScriptedRollout()) as port:
+        link = await asyncio.to_thread(RolloutLink, settings_of(port, patience_seconds=30))
+        await asyncio.to_thread(link.stream_batch, "r", 0, rank=0, world_size=1)
+    with link:
+        waiting = asyncio.create_task(
+            asyncio.to_thread(link.stream_batch, "r", 1, rank=0, world_size=1)
+        )
+        await asyncio.sleep(0.3)
+        async with serving(ScriptedRollout(), port):
+            assert (await waiting).batch_id == "r.step-1"
+
+
+async def test_waiting_ends_with_the_timeout_and_says_so() -> None:
+    async with serving(ScriptedRollout(batch_seconds=60)) as port:
+        settings = settings_of(port, batch_timeout_seconds=0.3)
+        with await asyncio.to_thread(RolloutLink, settings) as link:
+            link.fetch_ahead("r", 0, rank=0, world_size=1)
+            with pytest.raises(BackendUnavailable, match="was silent for 0 s; see its log"):
+                await asyncio.to_thread(link.stream_batch, "r", 0, rank=0, world_size=1)
+
+
+_INTERRUPTED = """
+import sys
+from trainer.config import RolloutSettings
+from trainer.stream import RolloutLink
+try:
+    with RolloutLink(RolloutSettings(address=sys.argv[1])) as link:
+        link.fetch_ahead("r", 0, rank=0, world_size=1)
+        print("waiting", flush=True)
+        link.stream_batch("r", 0, rank=0, world_size=1)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+async def test_an_interrupt_ends_the_wait_at_once() -> None:
+    async with serving(ScriptedRollout(batch_seconds=600)) as port:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _INTERRUPTED, f"127.0.0.1:{port}", stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"waiting\n"
+        await asyncio.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 30) == 130

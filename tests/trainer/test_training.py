@@ -6,97 +6,39 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import signal
 from pathlib import Path
 
-import grpc
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from synthagent.api.v1 import rollout_pb2_grpc
+from synthagent.api.v1 import rollout_pb2
+from tests.trainer.processes import serving, started, train
 from tests.trainer.scripted_rollout import ScriptedRollout
 from tests.trainer.tiny import load_plain, write_model
+from trainer.batch_log import read_batches
 from trainer.metrics import read_rows
 
 
-@asynccontextmanager
-async def serving(script: ScriptedRollout) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    rollout_pb2_grpc.add_RolloutServicer_to_server(script, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        await server.stop(grace=None)
-
-
-async def train(
-    model: Path, folder: Path, address: str, *more: str, ranks: int = 1
-) -> tuple[int, str]:
-    """Exit code and output of a trainer; `more` overrides keys of its configuration."""
-    config = folder.with_suffix(".toml")
-    config.write_text(f"""
-        [run]
-        folder = "{folder}"
-        seed = 3
-        [model]
-        name = "{model}"
-        tokens_per_row = 64
-        [rollout]
-        address = "{address}"
-        [deepspeed]
-        precision = "float32"
-        threads = 1
-        [sft]
-        trajectories_per_step = 2
-        learning_rate = 1e-2
-        [rl]
-        steps = 3
-        groups_per_step = 3
-        group_size = 4
-        learning_rate = 1e-2
-        [checkpoint]
-        every_steps = 1
-    """)
-    launcher = (
-        ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
-        if ranks > 1
-        else ()
-    )
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, *launcher, "-m", "trainer", str(config)),
-        *(part for override in more for part in ("--set", override)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), 100)
-    assert process.returncode is not None
-    return process.returncode, output.decode()
-
-
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_run_that_is_cut_ends_like_one_that_is_not(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     straight, cut, pair = ScriptedRollout(), ScriptedRollout(fail_at_step=1), ScriptedRollout()
     async with serving(straight) as first, serving(cut) as second, serving(pair) as third:
-        (code, said), (cut_code, cut_said), (pair_code, pair_said) = await asyncio.gather(
-            train(model, tmp_path / "straight", first),
-            train(model, tmp_path / "cut", second),
-            train(model, tmp_path / "pair", third, ranks=2),
-        )
+        code, said = await train(model, tmp_path / "straight", first)
         assert code == 0, said
-        assert pair_code == 0, pair_said
-        assert cut_code == 3, cut_said
-        assert "the script says so" in cut_said
+        code, said = await train(model, tmp_path / "cut", second)
+        assert code == 3, said
+        assert "the script says so" in said
         cut.fail_at_step = None
-        resumed_code, resumed_said = await train(model, tmp_path / "cut", second)
-        assert resumed_code == 0, resumed_said
-        assert "resumed after rl step 1" in resumed_said
+        code, said = await train(model, tmp_path / "cut", second)
+        assert code == 0, said
+        assert "resumed after rl step 1" in said
+        await kill_a_rank(pair, model, tmp_path / "pair", third)
+        code, said = await train(model, tmp_path / "pair", third, ranks=2)
+        assert code == 0, said
+        assert "resumed after" in said
 
     report = (tmp_path / "straight" / "report.md").read_text()
     assert "| after-rl | 0.500 | 0.100 | 3 | 0 |" in report
@@ -105,7 +47,7 @@ async def test_a_run_that_is_cut_ends_like_one_that_is_not(tmp_path: Path) -> No
     assert list((tmp_path / "straight" / "tensorboard").glob("events.*"))
     check_records(tmp_path / "straight")
     check_records(tmp_path / "cut")
-    check_records(tmp_path / "pair")
+    check_records(tmp_path / "pair", ranks=2)
     assert [version for version, _ in straight.published] == [1, 2, 3, 4]
     # The cut run publishes the version it resumes from again, with the same content.
     assert [version for version, _ in cut.published] == [1, 2, 2, 3, 4]
@@ -122,7 +64,24 @@ async def test_a_run_that_is_cut_ends_like_one_that_is_not(tmp_path: Path) -> No
     assert not any(torch.equal(trained[name], weight) for name, weight in initial.items())
 
 
-@pytest.mark.timeout(300)
+async def kill_a_rank(script: ScriptedRollout, model: Path, folder: Path, address: str) -> None:
+    """Kills the second of two ranks while they wait for a batch: the first ends, and says why."""
+    ranks = started(model, folder, address, ranks=2)
+
+    def kill(request: object) -> None:
+        if isinstance(request, rollout_pb2.StreamBatchRequest) and request.step == 1:
+            os.kill(ranks[1].pid, signal.SIGKILL)
+
+    script.on_call = kill
+    (code, said), (killed, _) = await asyncio.gather(*(rank.end() for rank in ranks))
+    script.on_call = lambda _: None
+    assert killed == -signal.SIGKILL
+    assert code == 7, said
+    assert "trainer (rank 0): another rank has ended or cannot be reached" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.timeout(900)
 async def test_preferences_and_a_reference_on_two_ranks(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     settings = (
@@ -153,7 +112,7 @@ async def test_preferences_and_a_reference_on_two_ranks(tmp_path: Path) -> None:
     assert rows[6]["reference_kl"] > 0
 
 
-def check_records(folder: Path) -> None:
+def check_records(folder: Path, ranks: int = 1) -> None:
     rows = read_rows(folder / "metrics.jsonl")
     stages = [(row["stage"], row.get("label", row["step"])) for row in rows]
     assert stages == [
@@ -170,7 +129,20 @@ def check_records(folder: Path) -> None:
     for row in rows[4:7]:
         assert (row["n"], row["invalid"], row["groups"]) == (9, 3, 3)
         assert row["zero_variance_groups"] == 1
-        assert row["staleness"] == row["policy_version"] - 1  # the script's version is always 0
+        assert (row["staleness"], row["staleness_max"], row["episode_staleness"]) == (0, 0, 0)
+        assert row["imbalance"] == pytest.approx(1.0 if ranks == 1 else 4 / 3)
+        assert row["imbalance_computed"] == 1 if ranks == 1 else row["imbalance_computed"] > 1
+        assert row["fetch_seconds"] > 0
+        assert 0 < row["wait_seconds"] < row["step_seconds"]
         assert 8 < row["episode_tokens"] <= 20
         assert row["mean_reward"] == pytest.approx((0.5 * 6 + 1.0 * 3) / 9)
         assert 0 < row["policy_tokens"] < row["tokens"]
+    batches = read_batches(folder / "batches.jsonl")
+    assert [(batch.step, batch.policy_version) for batch in batches] == [(1, 1), (2, 2), (3, 3)]
+    for batch in batches:
+        assert batch.batch_id.endswith(f"-rl.step-{batch.step - 1}")
+        assert len(set(batch.trajectory_ids)) == 12
+        # Group 1 does not vary, and the last of each group is INVALID.
+        wanted = [f"-{group}-{index}" for group in (0, 2) for index in range(3)]
+        assert [name[-4:] for name in batch.trained_ids] == wanted
+        assert batch.rank_tokens == ((300,) if ranks == 1 else (200, 100))

@@ -9,6 +9,14 @@
     weights.py      reads, checks and packs weights
     convert.py      makes the default model's folder, once
 
+And the same interface over a vLLM server, without torch:
+
+    remote.py          turns: tokens out, tokens in
+    server_weights.py  which weights the server must have, and that it has them
+    published.py       checks published weights and adapters
+    transfer.py        weights that the trainer sends by NCCL
+    vllm.py            what is asked of the server; vllm_http.py how
+
 Importing this package loads none of them. It sets one thing before torch can be loaded: idle
 OpenMP threads sleep instead of spinning. The engine shares its cores with the services' event loop
 and often with a trainer, and a spinning thread keeps the very thread it waits for off the core:

@@ -30,6 +30,8 @@ from services.rollout.policy.chat import ChatFormat
 from services.rollout.policy.generation import Generation, PolicyFault
 from services.rollout.policy.worker import EngineConfig, Turn, Worker
 from synthagent.errors import InvalidInput, LimitExceeded, PreconditionFailed
+from synthagent.model_server.adapter import is_adapter
+from synthagent.model_server.ways import Way
 
 __all__ = ["EngineConfig", "Generation", "PolicyEngine", "PolicyFault"]
 
@@ -154,14 +156,19 @@ class PolicyEngine:
             del self._lengths[key]
             self._places.release()
 
-    async def load_weights(self, version: int, path: Path) -> None:
+    async def load_weights(self, version: int, path: Path) -> Way:
         """Puts other weights in place: a safetensors file with the model's full state dict.
 
         Running turns end under the old weights; open sequences go on under the new ones. Returns
         when these are in place. Raises InvalidInput (version not above the current one), NotFound
-        (no file), Corrupt (unreadable, or names, shapes or values that do not fit); then the old
-        weights stay.
+        (no file), Corrupt (unreadable, or names, shapes or values that do not fit),
+        PreconditionFailed (an adapter); then the old weights stay.
         """
+        if is_adapter(path):
+            raise PreconditionFailed(
+                "The local policy engine takes whole models, not adapters; set lora.publish = "
+                '"merged" in the trainer\'s configuration, or use a vLLM server.'
+            )
         if version <= self.version:
             raise InvalidInput(
                 f"version {version} is not above the current one, {self.version}", field="version"
@@ -170,6 +177,7 @@ class PolicyEngine:
         loaded: asyncio.Future[None] = loop.create_future()
         self._worker.load(version, path, _resolver(loop, loaded))
         await loaded
+        return Way.LOCAL
 
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocabulary = self.chat.vocabulary

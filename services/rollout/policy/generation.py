@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.rollout.policy.chat import ChatFormat
+from synthagent.model_server.ways import Way
 
 
 class PolicyFault(RuntimeError):
@@ -74,5 +75,5 @@ class Engine(Protocol):
     async def close_sequence(self, key: str) -> None:
         """Closes a sequence. Idempotent."""
 
-    async def load_weights(self, version: int, path: Path) -> None:
-        """Puts other weights in place."""
+    async def load_weights(self, version: int, path: Path) -> Way:
+        """Puts other weights in place; returns how they came there."""

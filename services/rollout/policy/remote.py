@@ -7,12 +7,9 @@ Lifecycle: start once, stop once. The server may come and go in between: a turn 
 `patience_seconds`, then fails as ModelUnavailable.
 
 Invariants: a turn is sampled by one policy version, and by the weights that were published under
-it. The server labels its weights with version and digest, and says with every turn which label
-sampled its tokens; a turn of any other label never gets out. So a server that was restarted (and
-samples with the weights that it was started with) is found out by its first turn and gets the
-published weights before the next. Which weights those are is asked of `published`, so that several
-rollout services can share one server. The noise of a turn is a function of the noise seed and its
-position; the same turn asked again gives the same tokens, up to the server's rounding.
+it; a turn of any others never gets out (see server_weights.py). The noise of a turn is a function
+of the noise seed and its position; the same turn asked again gives the same tokens, up to the
+server's rounding.
 """
 
 from __future__ import annotations
@@ -20,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import shutil
 import struct
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,23 +27,15 @@ import stamina
 
 from services.rollout.policy.chat import STOP_STRINGS, ChatFormat
 from services.rollout.policy.generation import Generation, PolicyFault
-from services.rollout.policy.published import check_weights
-from services.rollout.policy.vllm import INITIAL_LABEL, SampledTurn, TurnRequest, VllmServer
+from services.rollout.policy.server_weights import PublishedWeights, ServedPolicy
+from services.rollout.policy.vllm import SampledTurn, TurnRequest, VllmServer
 from synthagent.errors import (
     InvalidInput,
     LimitExceeded,
     ModelUnavailable,
     PreconditionFailed,
 )
-from synthagent.model_server.folder import lay_out
-
-
-@dataclass(frozen=True)
-class PublishedWeights:
-    """A published version and its safetensors file."""
-
-    version: int
-    path: Path
+from synthagent.model_server.ways import Way
 
 
 @dataclass(frozen=True)
@@ -67,15 +56,6 @@ class ServerConfig:
     turn_seconds: float = 300.0
     patience_seconds: float = 120.0
     cache: Path | None = None
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Weights that the server can be told to load: a folder, and what it then calls them."""
-
-    version: int
-    label: str
-    folder: Path
 
 
 @dataclass(eq=False)
@@ -101,18 +81,16 @@ class RemotePolicyEngine:
         self._server = VllmServer(
             config.base_url, config.served_model, turn_seconds=config.turn_seconds
         )
-        self._published = published
+        self._policy = ServedPolicy(self._server, config.model, config.cache, published)
         self._places = asyncio.Semaphore(config.max_sequences)
         self._sequences: dict[str, _Sequence] = {}
         self._waiting: set[str] = set()
-        self._switching = asyncio.Lock()
-        self._weights: _Weights | None = None
-        self._confirmed = False
+        self._started = False
 
     @property
     def version(self) -> int:
         """Version of the weights that sample now; 0 for those of the model folder."""
-        return self._weights.version if self._weights else 0
+        return self._policy.version
 
     async def start(self) -> None:
         """Brings the server to the published weights.
@@ -120,12 +98,12 @@ class RemotePolicyEngine:
         Raises ModelUnavailable where it cannot be reached, PreconditionFailed where it serves
         another model, shorter sequences, or otherwise than a policy needs.
         """
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._server.close)
             await self._check_server()
-            await self._confirm()
-        except BaseException:
-            await self._server.close()
-            raise
+            await self._policy.ready()
+            stack.pop_all()
+        self._started = True
 
     async def _check_server(self) -> None:
         serving = await self._server.serving()
@@ -240,26 +218,20 @@ class RemotePolicyEngine:
         _cut(sequence, f"sequence {key} was closed during its turn")
         self._places.release()
 
-    async def load_weights(self, version: int, path: Path) -> None:
-        """Puts other weights in place: a safetensors file with the model's full state dict.
+    async def load_weights(self, version: int, path: Path) -> Way:
+        """Puts other weights in place: a safetensors file of a whole model, or of an adapter.
 
-        Running turns end under the old weights; open sequences go on under the new ones. Returns
+        Turns that run end under the old weights; open sequences go on under the new ones. Returns
         when these are in place. Raises InvalidInput (version not above the current one), NotFound
         (no file), Corrupt (unreadable, or names, shapes or values that do not fit),
-        ModelUnavailable; then the old weights go on.
+        ModelUnavailable, PreconditionFailed (the server cannot take them in that way); then the old
+        weights go on.
         """
         if version <= self.version:
             raise InvalidInput(
                 f"version {version} is not above the current one, {self.version}", field="version"
             )
-        weights = await asyncio.to_thread(self._prepare, PublishedWeights(version, path))
-        async with self._switching:
-            self._confirmed = False  # no turn begins until this is decided
-            if await self._server.label() != weights.label:  # another service may have been first
-                await self._server.replace_weights(weights.folder, weights.label)
-            elif await self._server.paused():
-                await self._server.resume()
-            await self._settle(weights)
+        return await self._policy.load(version, path)
 
     # One turn.
 
@@ -276,18 +248,17 @@ class RemotePolicyEngine:
         raise AssertionError("unreachable")
 
     async def _attempt(self, request: TurnRequest) -> Generation:
-        if not self._confirmed:
-            await self._confirm()
-        weights = self._weights
-        if weights is None:
+        if not self._started:
             raise PolicyFault("the policy engine has not been started")
+        weights = await self._policy.ready()
+        asked = replace(request, salt=weights.label, adapter=weights.adapter)
         try:
-            sampled = await self._server.sample(replace(request, salt=weights.label))
+            sampled = await self._server.sample(asked)
         except ModelUnavailable:
-            self._confirmed = False  # who comes back may be another
+            self._policy.doubt()  # who comes back may be another
             raise
-        if sampled.aborted or not sampled.labels <= _labels(weights):
-            self._confirmed = False
+        if sampled.aborted or not sampled.labels <= weights.labels:
+            self._policy.doubt()
             found = ", ".join(sorted(sampled.labels))
             raise ModelUnavailable(
                 f"The model server sampled a turn with weights {found!r} instead of "
@@ -306,51 +277,6 @@ class RemotePolicyEngine:
                 return Generation(ids[:end], sampled.logprobs[:end], version, "stop")
         return Generation(ids, sampled.logprobs, version, "length")
 
-    # Weights.
-
-    async def _confirm(self) -> None:
-        """Makes sure that the server samples with the published weights."""
-        async with self._switching:
-            if self._confirmed:
-                return
-            wanted = await self._current()
-            label = await self._server.label()
-            if label not in _labels(wanted):
-                if self._weights is not None and _version(label) > wanted.version:
-                    raise ModelUnavailable(
-                        f"The model server samples with weights {label!r}, which are not published "
-                        "yet."
-                    )
-                await self._server.replace_weights(wanted.folder, wanted.label)
-            elif await self._server.paused():  # whoever held turns back is gone
-                await self._server.resume()
-            await self._settle(wanted)
-
-    async def _settle(self, weights: _Weights) -> None:
-        """The server samples with these weights; forgets the folder of earlier ones."""
-        earlier, self._weights, self._confirmed = self._weights, weights, True
-        if earlier and earlier.version and earlier.folder != weights.folder:
-            await asyncio.to_thread(shutil.rmtree, earlier.folder, ignore_errors=True)
-
-    async def _current(self) -> _Weights:
-        """The weights that must sample: the published ones, or newer ones that were loaded here."""
-        published = await self._published()
-        version = published.version if published else 0
-        if self._weights is not None and self._weights.version >= version:
-            return self._weights
-        return await asyncio.to_thread(self._prepare, published)
-
-    def _prepare(self, published: PublishedWeights | None) -> _Weights:
-        config = self.config
-        if published is None:
-            folder = lay_out(config.model, cache=config.cache)
-            return _Weights(0, f"0-{folder.name}", folder)
-        check_weights(published.path, config.model)
-        with published.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        folder = lay_out(config.model, published.path, config.cache)
-        return _Weights(published.version, f"{published.version}-{digest[:16]}", folder)
-
     def _check_ids(self, token_ids: Sequence[int]) -> None:
         vocabulary = self.chat.vocabulary
         for token_id in token_ids:
@@ -362,18 +288,6 @@ def _cut(sequence: _Sequence, reason: str) -> None:
     if sequence.turn is not None:
         sequence.cut = reason
         sequence.turn.cancel()
-
-
-def _labels(weights: _Weights) -> frozenset[str]:
-    """Labels under which a server has these weights."""
-    fresh = {INITIAL_LABEL} if weights.version == 0 else set()
-    return frozenset({weights.label} | fresh)
-
-
-def _version(label: str) -> int:
-    """Policy version of a label; -1 for one that is none of ours."""
-    version = label.partition("-")[0]
-    return int(version) if version.isdecimal() else -1
 
 
 def _seed(noise_seed: int, position: int) -> int:

@@ -1,16 +1,17 @@
 """The HTTP interface of a vLLM server, as far as a policy needs it (vLLM 0.32).
 
-    GET  /v1/models                what is served, and how long a sequence may be
+    GET  /v1/models                what is served, adapters too, and how long a sequence may be
     GET  /server_info              how it is served
     POST /inference/v1/generate    token ids in, token ids out, with the weights that sampled each
     GET  /weight_info, /is_paused  label of the weights; whether turns are held back
     POST /pause, /resume           hold turns back: running ones end first
     POST /collective_rpc           reload weights from a folder
     POST /update_weight_version    label them
+    POST /v1/load_lora_adapter     and /v1/unload_lora_adapter: adapters by name
+    POST /init_weight_transfer_engine, /start_weight_update, /update_weights,
+         /finish_weight_update, /shutdown_weight_transfer_engine: weights from the trainer's GPU
 
-Owns connections and what the answers mean, no decisions. Every error is one of three kinds:
-ModelUnavailable (waiting may help: unreachable, timeout, 5xx), PreconditionFailed (the server was
-started otherwise than is needed) and PolicyFault (an answer that makes no sense).
+Owns what the answers mean, no decisions; vllm_http.py owns the connections and the errors.
 """
 
 from __future__ import annotations
@@ -18,20 +19,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import httpx2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from services.rollout.policy.generation import PolicyFault
+from services.rollout.policy.transfer import Transfer
+from services.rollout.policy.vllm_http import Answer, UnknownModel, VllmConnection
 from synthagent.errors import ModelUnavailable, PreconditionFailed
 
 INITIAL_LABEL = "default"
 """What a server that was just started calls its weights."""
-
-_ADVICE = "start it with `make model-server`, or as docs/decisions/0009-model-server.md says"
-_CONTROL_SECONDS = 30.0
-"""For requests that touch no weights. They wait for a step of the engine at most."""
 
 _FLOOR = -9999.0
 """vLLM writes this for log-probabilities that are no number or minus infinity."""
@@ -39,69 +37,65 @@ _FLOOR = -9999.0
 _ROUNDING = 1e-5
 """How far above 0 rounding may put the log-probability of a sure token."""
 
-_ABSENT = {401, 403, 404, 405}
 
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class _Served(_Answer):
+class _Served(Answer):
     id: str
     root: str | None = None
+    parent: str | None = None
     max_model_len: int | None = None
 
 
-class _Models(_Answer):
+class _Models(Answer):
     data: list[_Served]
 
 
-class _ModelConfig(_Answer):
+class _ModelConfig(Answer):
     logprobs_mode: str
 
 
-class _VllmConfig(_Answer):
+class _VllmConfig(Answer):
     model_config_: _ModelConfig = Field(alias="model_config")
     device_config: dict[str, Any]
 
 
-class _ServerInfo(_Answer):
+class _ServerInfo(Answer):
     vllm_config: _VllmConfig
 
 
-class _WeightInfo(_Answer):
+class _WeightInfo(Answer):
     weight_version: str
 
 
-class _Paused(_Answer):
+class _Paused(Answer):
     is_paused: bool
 
 
-class _TokenLogprob(_Answer):
+class _WorldSize(Answer):
+    world_size: int
+
+
+class _TokenLogprob(Answer):
     token_id: int
     logprob: float
 
 
-class _Logprobs(_Answer):
+class _Logprobs(Answer):
     content: list[_TokenLogprob]
 
 
-class _WeightSpan(_Answer):
+class _WeightSpan(Answer):
     version: str
 
 
-class _Choice(_Answer):
+class _Choice(Answer):
     finish_reason: str
     token_ids: list[int]
     logprobs: _Logprobs
     weight_versions: list[_WeightSpan] = Field(min_length=1)
 
 
-class _Generated(_Answer):
+class _Generated(Answer):
     choices: list[_Choice] = Field(min_length=1, max_length=1)
-
-
-_A = TypeVar("_A", bound=_Answer)
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,11 @@ class Serving:
 
 @dataclass(frozen=True)
 class TurnRequest:
-    """What to sample. `salt` keeps the prefix cache of one policy version from another's."""
+    """What to sample.
+
+    `salt` keeps the prefix cache of one policy version from another's. `adapter` is the name of the
+    adapter that samples; empty: the model without one.
+    """
 
     token_ids: list[int]
     temperature: float
@@ -126,6 +124,7 @@ class TurnRequest:
     stop_token_ids: list[int]
     stop_strings: list[str]
     salt: str = ""
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,31 +142,27 @@ class VllmServer:
 
     def __init__(self, base_url: str, model: str, *, turn_seconds: float) -> None:
         """`base_url` with or without its version path; `turn_seconds` bounds one request."""
-        self.url = base_url.rstrip("/").removesuffix("/v1")
+        self._http = VllmConnection(base_url)
         self._model = model
         self._turn_seconds = turn_seconds
-        self._http = httpx2.AsyncClient(
-            base_url=self.url,
-            timeout=httpx2.Timeout(_CONTROL_SECONDS, pool=None),
-            # Who asks bounds the turns in flight; a request that waits here would look slow.
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
-        )
 
     async def close(self) -> None:
         """Closes the connections; requests in flight fail."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def serving(self) -> Serving:
         """How the model is served."""
-        listed = await self._ask(_Models, "GET", "/v1/models")
+        listed = await self._http.ask(_Models, "GET", "/v1/models")
         served = next((entry for entry in listed.data if entry.id == self._model), None)
         if served is None:
             names = ", ".join(entry.id for entry in listed.data)
             raise PreconditionFailed(
-                f"The model server at {self.url} serves {names}, not {self._model!r}; set "
+                f"The model server at {self._http.url} serves {names}, not {self._model!r}; set "
                 "SYNTHAGENT_POLICY_SERVED_MODEL to one of them."
             )
-        info = await self._ask(_ServerInfo, "GET", "/server_info", params={"config_format": "json"})
+        info = await self._http.ask(
+            _ServerInfo, "GET", "/server_info", params={"config_format": "json"}
+        )
         return Serving(
             root=Path(served.root or ""),
             max_model_len=served.max_model_len or 0,
@@ -177,14 +172,17 @@ class VllmServer:
 
     async def label(self) -> str:
         """Label of the weights that sample now."""
-        return (await self._ask(_WeightInfo, "GET", "/weight_info")).weight_version
+        return (await self._http.ask(_WeightInfo, "GET", "/weight_info")).weight_version
 
     async def paused(self) -> bool:
         """Whether turns are held back."""
-        return (await self._ask(_Paused, "GET", "/is_paused")).is_paused
+        return (await self._http.ask(_Paused, "GET", "/is_paused")).is_paused
 
     async def sample(self, turn: TurnRequest) -> SampledTurn:
-        """Samples one turn. Raises PolicyFault also where the server refuses the request."""
+        """Samples one turn. Raises PolicyFault also where the server refuses the request.
+
+        Raises ModelUnavailable also where it has no adapter of the turn's name.
+        """
         sampling = {
             "temperature": turn.temperature,
             "top_p": turn.top_p,
@@ -201,108 +199,75 @@ class VllmServer:
             "stop_token_ids": turn.stop_token_ids,
             "ignore_eos": True,  # stop_token_ids say what ends a turn
         }
-        generated = await self._ask(
-            _Generated,
-            "POST",
-            "/inference/v1/generate",
-            body={
-                "model": self._model,
-                "token_ids": turn.token_ids,
-                "cache_salt": turn.salt or None,
-                "sampling_params": sampling,
-            },
-            seconds=self._turn_seconds,
-        )
+        body = {
+            "model": turn.adapter or self._model,
+            "token_ids": turn.token_ids,
+            "cache_salt": turn.salt or None,
+            "sampling_params": sampling,
+        }
+        try:
+            generated = await self._http.ask(
+                _Generated, "POST", "/inference/v1/generate", body=body, seconds=self._turn_seconds
+            )
+        except UnknownModel as error:
+            if turn.adapter:  # it was there: the server is another one than it was
+                raise ModelUnavailable(error.message) from error
+            raise
         return _sampled(generated.choices[0])
 
-    async def replace_weights(self, folder: Path, label: str) -> None:
-        """Lets running turns end, loads the weights of a folder and labels them.
+    async def replace_weights(
+        self, folder: Path, label: str, transfer: Transfer | None = None
+    ) -> None:
+        """Lets running turns end, puts other weights in place and labels them.
 
+        They are those of a folder, or, where a `transfer` is given, those that the trainer sends.
         In between, the weights have a label that is nobody's: whoever finds it after a crash knows
-        that they must be loaded anew. A failure leaves turns held back, under that label.
+        that they must be loaded anew. A failure leaves turns held back, under that label. Turns are
+        not frozen instead (mode "keep"): the keys and values of their beginning would be of other
+        weights than their end, and their log-probabilities those of no policy.
         """
-        await self._tell("/pause", params={"mode": "wait"}, seconds=self._turn_seconds)
-        await self._tell("/update_weight_version", body={"new_version": f"loading {label}"})
-        await self._tell(
-            "/collective_rpc",
-            body={"method": "reload_weights", "kwargs": {"weights_path": str(folder)}},
-            seconds=self._turn_seconds,
-        )
-        await self._tell("/update_weight_version", body={"new_version": label})
+        if transfer is not None:  # first, because a server that cannot says so here
+            await self._weights("/init_weight_transfer_engine", {"init_info": transfer.init_info})
+        await self._http.tell("/pause", params={"mode": "wait"}, seconds=self._turn_seconds)
+        await self._http.tell("/update_weight_version", body={"new_version": f"loading {label}"})
+        if transfer is None:
+            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+            await self._weights("/collective_rpc", reload)
+            await self._http.tell("/update_weight_version", body={"new_version": label})
+        else:
+            await self._weights("/start_weight_update")
+            await self._weights("/update_weights", {"update_info": transfer.update_info})
+            await self._weights("/finish_weight_update", {"weight_version": label})
         await self.resume()
+        if transfer is not None:
+            await self._weights("/shutdown_weight_transfer_engine")
+
+    async def workers(self) -> int:
+        """Processes that hold the model, each on a GPU of its own."""
+        return (await self._http.ask(_WorldSize, "GET", "/get_world_size")).world_size
+
+    async def adapters(self) -> list[str]:
+        """Names of the adapters that can sample."""
+        listed = await self._http.ask(_Models, "GET", "/v1/models")
+        return [entry.id for entry in listed.data if entry.parent]
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Loads an adapter under a new name; turns that run are not disturbed."""
+        body = {"lora_name": name, "lora_path": str(folder)}
+        await self._weights("/v1/load_lora_adapter", body)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter, where it is there. Turns that sample with it end as they began."""
+        body = {"lora_name": name}
+        await self._http.tell("/v1/unload_lora_adapter", body=body, accept={404})
 
     async def resume(self) -> None:
         """Lets turns begin again."""
-        await self._tell("/resume")
+        await self._http.tell("/resume")
 
-    async def _tell(
-        self,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        params: Mapping[str, str] | None = None,
-        seconds: float = _CONTROL_SECONDS,
-    ) -> None:
-        await self._send("POST", path, body=body, params=params, seconds=seconds)
-
-    async def _ask(
-        self,
-        kind: type[_A],
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        params: Mapping[str, str] | None = None,
-        seconds: float = _CONTROL_SECONDS,
-    ) -> _A:
-        content = await self._send(method, path, body=body, params=params, seconds=seconds)
-        try:
-            return kind.model_validate_json(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise PolicyFault(
-                f"the model server's answer to {path} makes no sense: {place}: {first['msg']}"
-            ) from error
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Mapping[str, Any] | None,
-        params: Mapping[str, str] | None,
-        seconds: float,
-    ) -> bytes:
-        try:
-            response = await self._http.request(
-                method,
-                path,
-                json=body,
-                params=params,
-                timeout=httpx2.Timeout(seconds, connect=_CONTROL_SECONDS, pool=None),
-            )
-        except httpx2.TimeoutException as error:
-            raise ModelUnavailable(
-                f"The model server at {self.url} gave no answer to {path} within {seconds:.0f} s."
-            ) from error
-        except httpx2.TransportError as error:
-            raise ModelUnavailable(
-                f"The model server at {self.url} cannot be reached ({_told(error)}); {_ADVICE}."
-            ) from error
-        if response.is_success:
-            return response.content
-        reason = _reason(response)
-        if response.status_code in _ABSENT:
-            raise PreconditionFailed(
-                f"The model server at {self.url} does not give {path} "
-                f"({response.status_code}: {reason}); {_ADVICE}."
-            )
-        if response.is_client_error and response.status_code not in (408, 429):
-            raise PolicyFault(f"the model server refuses {path}: {reason}")
-        raise ModelUnavailable(
-            f"The model server at {self.url} failed at {path} ({response.status_code}: {reason})."
-        )
+    async def _weights(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """A request that moves weights, and takes as long as a turn may."""
+        await self._http.tell(path, body=body, seconds=self._turn_seconds)
 
 
 def _sampled(choice: _Choice) -> SampledTurn:
@@ -318,18 +283,3 @@ def _sampled(choice: _Choice) -> SampledTurn:
         labels=frozenset(span.version for span in choice.weight_versions),
         aborted=choice.finish_reason not in ("stop", "length"),
     )
-
-
-def _told(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _reason(response: httpx2.Response) -> str:
-    """What a server says of an error, as far as it fits a sentence."""
-    try:
-        body = response.json()
-        error = body.get("error", body) if isinstance(body, dict) else body
-        text = error.get("message", error) if isinstance(error, dict) else error
-    except ValueError:
-        text = response.text
-    return str(text)[:300] or response.reason_phrase

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,11 @@ class EngineConfig:
     `device` is "cpu", "cuda" or "auto" (CUDA where there is one); `threads` are those of the CPU,
     0 for all cores. At most `max_sequences` are open, each of at most `max_sequence_tokens` tokens,
     prompt included. `chunk_tokens` bounds the prompt and observation tokens of one step.
+
+    `deterministic` computes each sequence alone and what follows its prompt token by token. Then
+    ids and log-probabilities of a turn are, to the last bit, a function of the weights, the tokens
+    before it and the noise seed: not of its company, and not of whether the sequence was opened
+    anew in between. This holds for one machine, dtype and number of threads.
     """
 
     model: Path
@@ -55,6 +61,7 @@ class EngineConfig:
     max_sequences: int = 32
     max_sequence_tokens: int = 2048
     chunk_tokens: int = 256
+    deterministic: bool = False
 
 
 @dataclass(eq=False)
@@ -270,6 +277,8 @@ class Worker:
 
     def _advance(self, running: list[OpenSequence]) -> None:
         """One forward pass, then one token for each sequence whose context is complete."""
+        if self._config.deterministic:
+            running = running[:1]
         work = self._schedule(running)
         # Sequences that have nothing but their prompt share its final state.
         sampled = [s for s in running if not s.own and s.prefix.complete]
@@ -279,8 +288,9 @@ class Worker:
             hidden = self._model.forward(work.rows, work.chunks, self._slots)
             for place, sequence in enumerate(work.decoding):
                 sequence.cached += 1
-                sampled.append(sequence)
-                states.append(hidden[place])
+                if not sequence.pending:
+                    sampled.append(sequence)
+                    states.append(hidden[place])
             end = len(work.rows)
             for chunk, owner in zip(work.chunks, work.owners, strict=True):
                 end += len(chunk.token_ids)
@@ -296,12 +306,13 @@ class Worker:
 
     def _schedule(self, running: list[OpenSequence]) -> _Work:
         ready = [s for s in running if s.prefix.complete and s.pending]
-        decoding = sorted((s for s in ready if s.pending == 1), key=lambda s: s.slot)
-        rows = [DecodeRow(s.own[-1], s.prefix, s.slot, s.cached) for s in decoding]
+        most = sys.maxsize if self._config.deterministic else 1
+        decoding = sorted((s for s in ready if s.pending <= most), key=lambda s: s.slot)
+        rows = [DecodeRow(s.own[s.cached], s.prefix, s.slot, s.cached) for s in decoding]
         work = _Work(rows, decoding, [], [])
         budget = self._config.chunk_tokens
         for sequence in ready:
-            if sequence.pending > 1 and budget > 0:
+            if sequence.pending > most and budget > 0:
                 ids = sequence.own[sequence.cached : sequence.cached + budget]
                 work.chunks.append(Chunk(ids, sequence.prefix, sequence.slot, sequence.cached))
                 work.owners.append(sequence)

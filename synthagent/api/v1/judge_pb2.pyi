@@ -64,7 +64,9 @@ class JudgeRequest(_message.Message):
     task_id: _builtins.str
     """Task that was attempted. Required."""
     reward_preset: _builtins.str
-    """Reward preset: "paper" or "paper_code". Empty means "paper"."""
+    """Reward preset: "paper", "paper_code", or one of the ablations "no_restriction_gate" (a forbidden
+    act costs nothing) and "no_interaction" (only sub-goals count). Empty means "paper".
+    """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_trajectory_pb2.Event]:
         """The whole event log, ending with the end event. Required."""

@@ -239,6 +239,7 @@ class RunSpec(_message.Message):
     REWARD_PRESET_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
+    FACTS_IN_INSTRUCTION_FIELD_NUMBER: _builtins.int
     reference: Global___ReferenceAgent.ValueType
     """An agent of known behaviour."""
     group_size: _builtins.int
@@ -246,9 +247,16 @@ class RunSpec(_message.Message):
     max_turns: _builtins.int
     """Most outputs of the agent in an episode: 1 to 1,000. Default (0) means 16."""
     reward_preset: _builtins.str
-    """Reward preset: "paper" or "paper_code". Empty means "paper"."""
+    """Reward preset: "paper", "paper_code", or one of the ablations "no_restriction_gate" (a forbidden
+    act costs nothing) and "no_interaction" (only sub-goals count). Empty means "paper".
+    """
     seed: _builtins.int
     """Seed of task order and sampling."""
+    facts_in_instruction: _builtins.bool
+    """Whether the agent is told the private facts of its task with the instruction, so that nothing is
+    left to ask: the ablation of the information gap. The gold agent then asks nothing. Criteria
+    that ask for a question stay as they are, so choose "no_interaction" with it. Default: false.
+    """
     @_builtins.property
     def policy(self) -> Global___PolicyAgent:
         """A policy model."""
@@ -277,10 +285,11 @@ class RunSpec(_message.Message):
         reward_preset: _builtins.str = ...,
         seed: _builtins.int = ...,
         training: Global___TrainingSteps | None = ...,
+        facts_in_instruction: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "model", b"model", "policy", b"policy", "reference", b"reference", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "group_size", b"group_size", "max_turns", b"max_turns", "model", b"model", "policy", b"policy", "reference", b"reference", "reward_preset", b"reward_preset", "seed", b"seed", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "facts_in_instruction", b"facts_in_instruction", "group_size", b"group_size", "max_turns", b"max_turns", "model", b"model", "policy", b"policy", "reference", b"reference", "reward_preset", b"reward_preset", "seed", b"seed", "tasks", b"tasks", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_agent: _TypeAlias = _typing.Literal["reference", "policy", "model"]  # noqa: Y015
     _WhichOneofArgType_agent: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015

@@ -621,6 +621,7 @@ class Trajectory(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
+    FACTS_IN_INSTRUCTION_FIELD_NUMBER: _builtins.int
     trajectory_id: _builtins.str
     """Identifier: of the run, the group and the index."""
     run_id: _builtins.str
@@ -637,6 +638,8 @@ class Trajectory(_message.Message):
     """Why it ended; unspecified while it runs."""
     split: _task_pb2.Split.ValueType
     """Split of its task."""
+    facts_in_instruction: _builtins.bool
+    """Whether the agent was told the private facts of its task, as its run asked for."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """The event log."""
@@ -678,10 +681,11 @@ class Trajectory(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         split: _task_pb2.Split.ValueType = ...,
+        facts_in_instruction: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "sampling", b"sampling", "started_at", b"started_at", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ended_at", b"ended_at", "events", b"events", "group_id", b"group_id", "index", b"index", "outcome", b"outcome", "run_id", b"run_id", "sampling", b"sampling", "segments", b"segments", "split", b"split", "started_at", b"started_at", "task_id", b"task_id", "trajectory_id", b"trajectory_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ended_at", b"ended_at", "events", b"events", "facts_in_instruction", b"facts_in_instruction", "group_id", b"group_id", "index", b"index", "outcome", b"outcome", "run_id", b"run_id", "sampling", b"sampling", "segments", b"segments", "split", b"split", "started_at", b"started_at", "task_id", b"task_id", "trajectory_id", b"trajectory_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,7 +41,13 @@ def settings_are_read(manifests: Manifests) -> Iterator[str]:
         except SettingsError as error:
             yield f"{pod.name}: {error}"
             continue
-        if pod.ports and pod.ports != {"grpc": settings.port, "metrics": settings.metrics_port}:
+        listens = {
+            "grpc": settings.port,
+            "metrics": settings.metrics_port,
+            "health": settings.health_port,
+        }
+        opened = {name: port for name, port in listens.items() if port is not None}
+        if pod.ports and pod.ports != opened:
             yield f"{pod.name} opens {pod.ports} and listens elsewhere"
         if settings.host != "0.0.0.0":  # a pod's address is not known before
             yield f"{pod.name} listens on {settings.host}, which nobody reaches"

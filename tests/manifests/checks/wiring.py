@@ -23,7 +23,11 @@ _LABELS = {
     "app.kubernetes.io/version",
     "app.kubernetes.io/managed-by",
 }
-_OUTSIDE = {name for name, _ in OUTSIDE_SECRETS} | {"synthagent-gateway-tls"}
+_OUTSIDE = {name for name, _ in OUTSIDE_SECRETS} | {
+    "synthagent-gateway-tls",
+    "synthagent-tls",
+    "synthagent-callers",
+}
 
 
 def names_are_unique(manifests: Manifests) -> Iterator[str]:
@@ -110,6 +114,10 @@ def _references_of_the_gateway(manifests: Manifests) -> Iterator[tuple[str, str]
         for rule in found["spec"]["rules"]:
             for backend in rule["backendRefs"]:
                 yield label(found), f"Service/{backend['name']}"
+    for found in manifests.of("BackendTLSPolicy"):
+        spec = found["spec"]
+        for reference in (*spec["targetRefs"], *spec["validation"]["caCertificateRefs"]):
+            yield label(found), f"{reference['kind']}/{reference['name']}"
     for found in manifests.of("Gateway"):
         for listener in found["spec"]["listeners"]:
             for certificate in listener["tls"]["certificateRefs"]:

@@ -90,6 +90,15 @@ def test_gold_asks_again_in_other_words_and_then_goes_on() -> None:
     assert _turns(events)[-1].action is AgentAction.ANSWER
 
 
+def test_gold_asks_nothing_where_it_is_told_everything() -> None:
+    task = example_task()
+    told = ScriptedAgent(ReferenceAgent.GOLD, task, facts_in_instruction=True)
+    calls = [turn for turn in _turns(_play(task, ReferenceAgent.GOLD)) if turn.tool]
+    assert parse(told.next_text([])) == calls[0]
+    asked = ScriptedAgent(ReferenceAgent.PESTERER, task, facts_in_instruction=True)
+    assert parse(asked.next_text([])).action is AgentAction.MESSAGE
+
+
 def test_careless_never_asks_and_guesses_wrong() -> None:
     task = example_task()
     events = _play(task, ReferenceAgent.CARELESS)

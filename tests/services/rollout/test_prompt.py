@@ -1,6 +1,11 @@
 import pytest
 
-from services.rollout.prompt import signature, system_text, user_text
+from services.rollout.prompt import (
+    signature,
+    system_text,
+    user_text,
+    with_facts_in_instruction,
+)
 from synthagent.worlds.compose import Composer
 from synthagent.worlds.spec import Split, Tool
 from tests.example_task import example_task
@@ -51,6 +56,15 @@ def test_the_prompt_holds_what_the_agent_may_know_and_nothing_else() -> None:
     assert '<tool_call>{"name": "...", "arguments": {...}}</tool_call>' in system
     assert user == f"I am Mara Lindqvist, club secretary. {task.instruction}"
     assert "Tom Achterberg" not in system + user  # "sunday" is a choice that a tool lists
+
+
+def test_an_agent_may_be_told_what_it_would_ask() -> None:
+    task = example_task()
+    told = with_facts_in_instruction(task)
+    assert user_text(told).startswith(user_text(task))
+    for fact in task.facts:
+        assert f"{fact.label}: {fact.spoken}" in user_text(told)
+    assert system_text(told) == system_text(task)
 
 
 def test_prompts_of_mini_tasks_are_short() -> None:

@@ -1,31 +1,36 @@
 import asyncio
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from services.rollout.agents import ReferenceAgent
 from services.rollout.changes import Changes
 from services.rollout.policies import Policies
 from services.rollout.run_control import RunControl
 from services.rollout.scheduler import Scheduler
-from services.rollout.spec import RunSpec, Selection, Training
+from services.rollout.spec import PolicyAgentSpec, RunSpec, Selection, Training
 from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
 from synthagent.settings import load_settings
 from synthagent.store import Store, runs, upgrade
-from synthagent.store.runs import RunState
+from synthagent.store.database import now
+from synthagent.store.runs import RunState, StoredPolicy, StoredRun
 from synthagent.store.tasks import put
+from synthagent.tokens import Sampling
 from tests.services.rollout.conftest import certified_tasks
 
 WINDOW = 2
 
 
-def _control(store: Store) -> RunControl:
+def _control(store: Store, window: int = WINDOW) -> RunControl:
     """The runs as one replica sees them; nothing is run."""
     metrics = ServerMetrics()
     settings = load_settings()
     policies = Policies(store, settings, metrics)
-    scheduler = Scheduler(store, metrics, owner="here/1/a", limit=WINDOW)
+    scheduler = Scheduler(store, metrics, owner="here/1/a", limit=window)
     models = Models(settings, store, metrics)
-    return RunControl(store, policies, models, scheduler, Changes(), window=WINDOW)
+    return RunControl(store, policies, models, scheduler, Changes(), window=window)
 
 
 async def test_a_run_cancelled_elsewhere_leaves_the_others_their_turn(tmp_path: Path) -> None:
@@ -51,4 +56,39 @@ async def test_a_run_cancelled_elsewhere_leaves_the_others_their_turn(tmp_path: 
         await here.admit_due()
     assert await store.read(lambda c: runs.admitted_steps(c, "first")) == WINDOW
     assert await store.read(lambda c: runs.admitted_steps(c, "second")) == WINDOW
+    await store.close()
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+async def test_no_step_is_admitted_that_could_become_too_old(
+    tmp_path: Path, max_staleness: int
+) -> None:
+    """Over two replicas, of which one begins anew at each version."""
+    url = f"sqlite:///{tmp_path}/synthagent.db"
+    upgrade(url)
+    store = Store(url)
+    task = certified_tasks()[0]
+    await store.write(lambda c: put(c, task))
+    steps, first = 6, 2
+    spec = RunSpec(
+        policy=PolicyAgentSpec(sampling=Sampling(temperature=1.0, top_p=1.0, max_turn_tokens=8)),
+        tasks=Selection(task_ids=(task.task_id,)),
+        training=Training(
+            steps=steps,
+            groups_per_step=3,
+            max_staleness=max_staleness,
+            first_policy_version=first,
+        ),
+    )
+    run = StoredRun("r", spec.canonical, "", (task.task_id,), RunState.RUNNING, now())
+    await store.write(lambda c: runs.create(c, run))
+    one = _control(store, window=1000)
+    for version in range(first, first + steps):
+        published = StoredPolicy("default", version, "nowhere", "0" * 64)
+        await store.write(partial(runs.create_policy, policy=published))
+        restarted = _control(store, window=1000)
+        await asyncio.gather(one.admit_due(), restarted.admit_due())
+        # Step k trains version first + k and may hold tokens max_staleness versions older.
+        admitted = await store.read(lambda c: runs.admitted_steps(c, "r"))
+        assert admitted == min(steps, version - first + max_staleness + 1)
     await store.close()

@@ -21,7 +21,7 @@ from synthagent.store.runs import RunState, StoredGroup, StoredRun
 from synthagent.store.tasks import put
 from tests.services.rollout.conftest import certified_tasks
 
-FAR = 10**18
+FAR = 10**9
 
 
 async def _prepared(path: Path, count: int = 6) -> Store:
@@ -135,8 +135,8 @@ async def test_what_a_dead_process_left_is_taken_at_once(
     store, log = await _prepared(tmp_path, 3), Log()
     me = process_name()
     dead = f"{me.rsplit('/', 2)[0]}/{os.getpid()}/0badcafe"
-    for owner, until in ((dead, FAR), ("elsewhere/1/1", FAR), ("elsewhere/1/2", now() + 400_000)):
-        await store.write(partial(leases.claim, owner=owner, lease_until=until, limit=1))
+    for owner, seconds in ((dead, FAR), ("elsewhere/1/1", FAR), ("elsewhere/1/2", 0.4)):
+        await store.write(partial(leases.claim, owner=owner, seconds=seconds, limit=1))
     async with _scheduling(store, log, owner=me):
         await _until(lambda: "r.0.0" in log.ran)
         assert "r.2.0" not in log.ran

@@ -61,6 +61,23 @@ async def test_a_trajectory_tells_all_that_happened(serve: Serve) -> None:
         assert times[-1] <= trajectory.ended_at.ToMicroseconds()
 
 
+async def test_a_run_without_the_information_gap_asks_nothing_and_says_so(serve: Serve) -> None:
+    async with serve() as (client, _):
+        spec = pb.RunSpec(reference=GOLD, tasks=selection(), facts_in_instruction=True)
+        for preset, mean in (("paper", 0.5), ("no_interaction", 1.0)):
+            spec.reward_preset = preset
+            name = f"told-{preset.replace('_', '-')}"
+            assert (await client.create_run(name, spec)).spec.facts_in_instruction
+            run = await finished(client, name)
+            assert (run.progress.mean_reward, run.progress.episodes_invalid) == (mean, 0)
+        trajectory = await client.get_trajectory("told-paper.0.0")
+        assert trajectory.facts_in_instruction
+        assert not any(event.HasField("user") for event in trajectory.events)
+        spec.facts_in_instruction = False
+        with pytest.raises(Conflict, match="another specification"):
+            await client.create_run("told-no-interaction", spec)
+
+
 async def test_trajectories_are_listed_as_they_ended(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("all", pb.RunSpec(reference=GOLD, tasks=selection(), group_size=3))

@@ -57,6 +57,15 @@ def test_a_run_is_rolled_out_listed_shown_and_judged_again(
     assert "reward 1.000 (paper)" in invoke("judge", "trajectory", trajectory_id, "--again").stdout
 
 
+def test_an_agent_is_told_the_private_facts_on_request(invoke_json: Json, task_id: str) -> None:
+    command = ("rollout", "--task", task_id, "--agent", "gold", "--preset", "no_interaction")
+    told = invoke_json(*command, "--facts-in-instruction")
+    assert told["mean_reward"] == 1.0
+    shown = invoke_json("trajectories", "show", told["trajectories"][0]["trajectory_id"])
+    assert shown["trajectory"]["facts_in_instruction"]
+    assert not any("user" in event for event in shown["trajectory"]["events"])
+
+
 def test_tasks_are_drawn_from_a_split_or_a_domain(
     invoke: Invoke, invoke_json: Json, task_id: str
 ) -> None:

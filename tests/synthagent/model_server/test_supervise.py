@@ -54,6 +54,18 @@ def test_the_build_decides_how_prompts_are_read(
         assert command[command.index("--max-num-batched-tokens") + 1] == "10000"
 
 
+def test_each_way_for_weights_brings_its_arguments(options: ServerOptions) -> None:
+    assert "--enable-lora" not in options.command()
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in options.environment()
+    able = replace(options, max_lora_rank=32, weight_transfer=True)
+    command = able.command()
+    assert command[command.index("--max-lora-rank") + 1] == "32"
+    assert int(command[command.index("--max-loras") + 1]) >= 2  # the new one beside the old one
+    assert able.environment()["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    transfer = command[command.index("--weight-transfer-config") + 1]
+    assert json.loads(transfer) == {"backend": "nccl"}
+
+
 def test_a_python_without_vllm_is_told(tmp_path: Path) -> None:
     with pytest.raises(ServerFailed, match="has no vLLM"):
         is_cpu_build(Path(sys.executable))

@@ -1,27 +1,48 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
 
-from synthagent.store import Store, episodes, runs, upgrade
+from synthagent.postgresql_server import PostgresqlServer
+from synthagent.store import Store, episodes, runs
 from synthagent.store.runs import RunState, StoredGroup, StoredRun
 from synthagent.store.tasks import put
 from synthagent.worlds.certify import certify
+from tests.databases import BACKENDS, NewDatabase, create
 from tests.example_task import example_task
 
 
+@pytest.fixture(params=BACKENDS)
+def database_backend(request: pytest.FixtureRequest) -> str:
+    """Tests of the store run on both databases."""
+    return str(request.param)
+
+
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """The URL of a database that is not there yet."""
-    return f"sqlite:///{tmp_path / 'synthagent.db'}"
+def database_url(new_database: NewDatabase) -> str:
+    """The URL of a fresh database with our schema."""
+    return new_database()
+
+
+@pytest.fixture
+def empty_database_url(
+    database_backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[str]:
+    """The URL of a database without our schema; with SQLite it is not there yet."""
+    if database_backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'synthagent.db'}"
+        return
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    name = create(server)
+    yield server.url(name)
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
     """An open store on a fresh database."""
-    upgrade(database_url)
     opened = Store(database_url)
     yield opened
     await opened.close()

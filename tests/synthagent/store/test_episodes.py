@@ -24,7 +24,7 @@ from synthagent.worlds.episode import (
     Verdict,
 )
 
-FAR = 10**18
+FAR = 10**9
 EVENTS = [
     Event(sequence=0, body=AgentTurn(text="Who?", action=AgentAction.MESSAGE, content="Who?")),
     Event(sequence=1, body=UserReply(text="Zoë.", reply=ReplyKind.REVEALED, revealed=("who",))),

@@ -1,22 +1,14 @@
-"""Two writers of one key, on a PostgreSQL server of our own.
+"""Two writers of one key, on PostgreSQL.
 
 Only there the second can begin while the first has not committed: SQLite lets one write at a time.
-So these tests need PostgreSQL's programs, and are skipped where there are none.
 """
 
 import asyncio
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -27,53 +19,25 @@ from services.task_synthesis.journal import Attempt
 from synthagent.api.v1 import user_pb2
 from synthagent.api.v1.trajectory_pb2 import UserReply
 from synthagent.errors import BackendUnavailable, Conflict, RequestIdReused
-from synthagent.store import Store, ledger, personas, requests, responses, tasks, upgrade
+from synthagent.postgresql_server import PostgresqlServer
+from synthagent.store import Store, ledger, personas, requests, responses, tasks
 from synthagent.store.database import open_engine
 from synthagent.store.ledger import LedgerEntry, Source
 from synthagent.store.responses import StoredResponse
 from synthagent.worlds.certify import certify
 from synthagent.worlds.spec import Persona, Task
+from tests.databases import create
 from tests.example_task import example_task
 
 T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """A fresh database with our schema, on a server that lives as long as this module."""
-    found = shutil.which("initdb")
-    if found is None:
-        pytest.skip("PostgreSQL is not installed: no initdb on the path")
-    programs = Path(found).resolve().parent
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    owner = "nobody" if os.geteuid() == 0 else None  # the server refuses to run as root
-    folder = Path(tempfile.mkdtemp(prefix="synthagent-postgresql-"))
-    if owner:
-        os.chown(folder, pwd.getpwnam(owner).pw_uid, -1)
-    data = folder / "data"
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "cwd": folder, "user": owner}
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "synthagent", "-A", "trust", "--no-sync"],
-        check=True,
-        **quiet,
-    )
-    options = (
-        f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} "
-        "-c fsync=off -c deadlock_timeout=300ms"
-    )
-    control: list[str | Path] = [programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
-    subprocess.run([*control, "-o", options, "start"], check=True, **quiet)
-    url = f"postgresql+psycopg://synthagent@127.0.0.1:{port}/postgres"
-    try:
-        upgrade(url)
-        opened = open_engine(url)
-        yield opened
-        opened.dispose()
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
-        shutil.rmtree(folder)
+def engine(postgresql: PostgresqlServer) -> Iterator[Engine]:
+    """A fresh database with our schema."""
+    opened = open_engine(postgresql.url(create(postgresql, template="with_schema")))
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from synthagent.store import Store, episodes, leases
-from synthagent.store.database import now
 from synthagent.store.episodes import EpisodeState
 from synthagent.store.tables import EpisodeRow
 
-FAR = 10**18
+FAR = 10**9
 
 
 async def test_episodes_are_taken_in_order_and_again_when_the_lease_ends(
@@ -17,7 +16,7 @@ async def test_episodes_are_taken_in_order_and_again_when_the_lease_ends(
     assert all(episode.fresh for episode in first)
     rest = await admitted.write(lambda c: leases.claim(c, "you", FAR, 3))
     assert [episode.trajectory_id for episode in rest] == ["r.1.1"]
-    await admitted.write(lambda c: leases.renew(c, "me", 0))
+    await admitted.write(lambda c: leases.give_back(c, "me"))
     taken_over = await admitted.write(lambda c: leases.claim(c, "you", FAR, 9))
     assert {episode.trajectory_id for episode in taken_over} == {"r.0.0", "r.0.1", "r.1.0"}
     assert not any(episode.fresh for episode in taken_over)
@@ -26,9 +25,9 @@ async def test_episodes_are_taken_in_order_and_again_when_the_lease_ends(
 
 async def test_a_released_episode_waits_for_its_time(admitted: Store) -> None:
     await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
-    await admitted.write(lambda c: leases.release(c, "r.0.0", "me", now() + 10**7))
-    await admitted.write(lambda c: leases.release(c, "r.0.1", "me", now()))
-    await admitted.write(lambda c: leases.release(c, "r.1.0", "you", now()))
+    await admitted.write(lambda c: leases.release(c, "r.0.0", "me", 10))
+    await admitted.write(lambda c: leases.release(c, "r.0.1", "me", 0))
+    await admitted.write(lambda c: leases.release(c, "r.1.0", "you", 0))
     again = await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
     assert [episode.trajectory_id for episode in again] == ["r.0.1"]
 
@@ -46,13 +45,10 @@ async def test_what_was_cancelled_or_taken_is_lost_and_what_ended_is_not(admitte
 
 
 async def test_the_queue_is_as_old_as_the_episode_that_waits_longest(admitted: Store) -> None:
-    def free_for(seconds: float) -> int:
-        return now() - int(seconds * 1_000_000)
-
     await admitted.write(lambda c: leases.claim(c, "me", FAR, 9))
     assert await admitted.read(leases.queue_age) == 0.0
-    await admitted.write(lambda c: leases.release(c, "r.0.0", "me", free_for(20)))
-    await admitted.write(lambda c: leases.release(c, "r.0.1", "me", free_for(60)))
+    await admitted.write(lambda c: leases.release(c, "r.0.0", "me", -20))
+    await admitted.write(lambda c: leases.release(c, "r.0.1", "me", -60))
     assert 60 <= await admitted.read(leases.queue_age) < 65
-    await admitted.write(lambda c: leases.renew(c, "me", 0))  # the others are given back, just now
+    await admitted.write(lambda c: leases.give_back(c, "me"))  # the others are given back, just now
     assert 60 <= await admitted.read(leases.queue_age) < 65

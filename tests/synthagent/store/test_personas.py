@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Connection
 
 from synthagent.errors import InvalidInput
-from synthagent.store import Store, upgrade
+from synthagent.store import Store
 from synthagent.store import personas as stored
 from synthagent.worlds.spec import Persona
 
@@ -17,10 +15,7 @@ def persona(number: int) -> Persona:
     return Persona(name=f"N{number}", role="baker", description=f"Bakes {number}.", voice="plain")
 
 
-async def test_a_set_holds_each_persona_once_in_order(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'personas.db'}"
-    upgrade(url)
-    store = Store(url)
+async def test_a_set_holds_each_persona_once_in_order(store: Store) -> None:
     many = [persona(number) for number in range(1200)]
 
     assert await store.write(lambda c: stored.put(c, "bakers", many)) == 1200

@@ -36,7 +36,7 @@ async def test_a_state_changes_only_as_the_table_says(
 
 async def test_admitting_again_changes_nothing(filled: Store) -> None:
     await filled.write(lambda c: admit(c, "r", 0, 0))
-    await filled.write(lambda c: leases.claim(c, "me", 10**18, 1))
+    await filled.write(lambda c: leases.claim(c, "me", 10**9, 1))
     await filled.write(lambda c: admit(c, "r", 0, 0))
     assert await filled.read(lambda c: runs.admitted_steps(c, "r")) == 1
     assert await filled.read(leases.owners) == {"me"}

@@ -20,46 +20,46 @@ def table_names(database_url: str) -> set[str]:
         engine.dispose()
 
 
-def test_migrations_give_exactly_the_tables_of_the_code(database_url: str) -> None:
-    upgrade(database_url)
-    engine = open_engine(database_url)
+def test_migrations_give_exactly_the_tables_of_the_code(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    engine = open_engine(empty_database_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
         assert compare_metadata(context, SQLModel.metadata) == []
     engine.dispose()
-    assert tables.TaskRow.__tablename__ in table_names(database_url)
+    assert tables.TaskRow.__tablename__ in table_names(empty_database_url)
 
 
-def test_down_and_up_again(database_url: str) -> None:
-    upgrade(database_url)
-    there = table_names(database_url)
-    downgrade(database_url)
-    assert table_names(database_url) == {"alembic_version"}
-    upgrade(database_url)
-    assert table_names(database_url) == there
+def test_down_and_up_again(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    there = table_names(empty_database_url)
+    downgrade(empty_database_url)
+    assert table_names(empty_database_url) == {"alembic_version"}
+    upgrade(empty_database_url)
+    assert table_names(empty_database_url) == there
 
 
-def test_upgrading_again_changes_nothing(database_url: str) -> None:
-    upgrade(database_url)
-    upgrade(database_url)
-    check_current(database_url)
+def test_upgrading_again_changes_nothing(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    upgrade(empty_database_url)
+    check_current(empty_database_url)
 
 
-def test_processes_that_start_together_take_turns(database_url: str) -> None:
+def test_processes_that_start_together_take_turns(empty_database_url: str) -> None:
     context = multiprocessing.get_context("spawn")
-    starters = [context.Process(target=upgrade, args=(database_url,)) for _ in range(2)]
+    starters = [context.Process(target=upgrade, args=(empty_database_url,)) for _ in range(2)]
     for starter in starters:
         starter.start()
     for starter in starters:
         starter.join()
     assert [starter.exitcode for starter in starters] == [0, 0]
-    check_current(database_url)
+    check_current(empty_database_url)
 
 
 def test_an_interrupted_upgrade_leaves_nothing(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = sa.schema.CreateTable
 
@@ -70,23 +70,25 @@ def test_an_interrupted_upgrade_leaves_nothing(
 
     monkeypatch.setattr("alembic.ddl.impl.schema.CreateTable", stumble)
     with pytest.raises(RuntimeError, match="power"):
-        upgrade(database_url)
-    assert table_names(database_url) == set()
+        upgrade(empty_database_url)
+    assert table_names(empty_database_url) == set()
 
 
-def test_a_database_without_schema_is_refused_where_nothing_may_change(database_url: str) -> None:
+def test_a_database_without_schema_is_refused_where_nothing_may_change(
+    empty_database_url: str,
+) -> None:
     with pytest.raises(PreconditionFailed, match="SYNTHAGENT_MIGRATE=true"):
-        check_current(database_url)
+        check_current(empty_database_url)
 
 
-def test_a_database_of_another_version_is_refused(database_url: str) -> None:
-    upgrade(database_url)
-    engine = open_engine(database_url)
+def test_a_database_of_another_version_is_refused(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    engine = open_engine(empty_database_url)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
     with pytest.raises(PreconditionFailed, match="another version"):
-        upgrade(database_url)
+        upgrade(empty_database_url)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

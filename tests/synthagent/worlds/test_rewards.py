@@ -30,6 +30,10 @@ TASK = example_task()
         ("paper_code", 1.0, 0.29, 1.0, 0.0),
         ("paper_code", 1.0, 0.3, 0.0, 0.21),
         ("paper_code", 1.0, 0.5, None, 0.5),
+        ("no_restriction_gate", 0.0, 1.0, 0.5, 0.75),
+        ("no_interaction", 1.0, 0.5, 1.0, 0.5),
+        ("no_interaction", 0.9, 1.0, 1.0, 0.0),
+        ("no_interaction", 1.0, None, 1.0, 0.0),
     ],
 )
 def test_presets(
@@ -45,7 +49,7 @@ def test_presets(
 
 @given(
     shares=st.builds(Fractions, SHARE, SHARE, SHARE),
-    preset=st.sampled_from(["paper", "paper_code"]),
+    preset=st.sampled_from(list(REWARD_PRESETS)),
 )
 def test_a_reward_is_in_range_and_grows_with_its_parts(shares: Fractions, preset: str) -> None:
     worth = reward(REWARD_PRESETS[preset], shares)

@@ -67,8 +67,11 @@ def test_doing_nothing_earns_nothing(preset: str) -> None:
     assert judge(TASK, IMAGE, log(answer_turn("Done."), ANSWERED), preset).reward == 0.0
 
 
-@pytest.mark.parametrize("preset", REWARD_PRESETS)
-def test_the_forbidden_act_earns_nothing(preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "worth"),
+    [("paper", 0.0), ("paper_code", 0.0), ("no_interaction", 0.0), ("no_restriction_gate", 1.0)],
+)
+def test_the_forbidden_act_earns_nothing_behind_the_gate(preset: str, worth: float) -> None:
     with IMAGE.open() as session:
         performance = Performance(TASK, session)
         performance.follow(
@@ -78,7 +81,8 @@ def test_the_forbidden_act_earns_nothing(preset: str) -> None:
         performance.follow(TASK.restriction.probe.steps, {})
         events = performance.finish("Booked as B-902.")
     verdict = judge(TASK, IMAGE, events, preset)
-    assert verdict.reward == 0.0
+    assert verdict.reward == worth
+    assert verdict.policy_fraction < 1.0
     assert verdict.sub_goal_fraction == 1.0
 
 
@@ -287,7 +291,7 @@ def test_every_honest_log_has_a_reward_that_its_results_explain(
             else:
                 performance.call(*move)
         events = performance.finish(answer)
-    for preset in REWARD_PRESETS:
+    for preset in ("paper", "paper_code"):
         verdict = judge(TASK, IMAGE, events, preset)
         assert verdict.reward is not None
         satisfied = {result.criterion_id for result in verdict.results if result.satisfied}

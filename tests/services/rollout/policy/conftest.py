@@ -1,18 +1,27 @@
-"""A tiny random Llama model with the real tokenizer's format, and the converted default model."""
+"""A tiny random Llama model with the real tokenizer's format, the converted default model, and
+engines on a stand-in for a vLLM server."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from services.rollout.policy.convert import convert
 from services.rollout.policy.engine import EngineConfig, PolicyEngine
+from services.rollout.policy.remote import RemotePolicyEngine, ServerConfig
+from services.rollout.policy.server_weights import PublishedWeights
+from synthagent.model_server.folder import lay_out
+from tests.services.rollout.policy.vllm_server import VllmStandIn, listening
+
+Connect = Callable[..., Awaitable[RemotePolicyEngine]]
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -77,3 +86,56 @@ async def engine(tiny_folder: Path) -> AsyncIterator[PolicyEngine]:
     await engine.start()
     yield engine
     await engine.stop()
+
+
+@pytest.fixture
+async def server(tiny_folder: Path, tmp_path: Path) -> AsyncIterator[VllmStandIn]:
+    stand_in = VllmStandIn(lay_out(tiny_folder, cache=tmp_path))
+    async with listening(stand_in):
+        yield stand_in
+
+
+@pytest.fixture
+async def connect(server: VllmStandIn, tiny_folder: Path, tmp_path: Path) -> AsyncIterator[Connect]:
+    """Makes engines on that server; `published` are the weights that the database would name."""
+    engines: list[RemotePolicyEngine] = []
+
+    async def make(
+        published: list[PublishedWeights] | None = None, **changes: object
+    ) -> RemotePolicyEngine:
+        config = ServerConfig(
+            server.base_url,
+            "policy",
+            tiny_folder,
+            max_sequences=3,
+            max_sequence_tokens=300,
+            turn_seconds=5.0,
+            patience_seconds=3.0,
+            cache=tmp_path,
+        )
+        named = published if published is not None else []
+
+        async def latest() -> PublishedWeights | None:
+            return named[-1] if named else None
+
+        engine = RemotePolicyEngine(replace(config, **changes), latest)  # type: ignore[arg-type]  # a test's own
+        await engine.start()
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.stop()
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Callable[[int], PublishedWeights]:
+    """Publishes a version: a file of other weights for the tiny model."""
+
+    def write(version: int) -> PublishedWeights:
+        path = tmp_path / f"policy-v{version}.safetensors"
+        state = tiny_model(version).state_dict()
+        save_file({k: v.clone() for k, v in state.items() if k != "lm_head.weight"}, path)
+        return PublishedWeights(version, path)
+
+    return write

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.rollout.policy.published import check_weights
+from services.rollout.policy.published import check_adapter, check_weights
 from synthagent.errors import Corrupt, NotFound
+from synthagent.model_server import adapter
 
 NORM = "model.norm.weight"
 
@@ -58,3 +60,33 @@ def test_what_does_not_fit_is_told(tiny_folder: Path, tmp_path: Path) -> None:
     save_file(state, path)
     path.write_bytes(path.read_bytes()[:-100])
     refused(Corrupt, "is damaged")
+
+
+def test_an_adapter_is_checked_against_its_configuration_and_the_model(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    path, config = tmp_path / adapter.WEIGHTS, b'{"r": 2}'
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    first, second = f"{module}.lora_A.weight", f"{module}.lora_B.weight"
+    whole = {first: torch.ones(2, 48), second: torch.zeros(48, 2)}
+
+    def write(state: dict[str, torch.Tensor], vouched: bytes = config) -> Path:
+        digest = hashlib.sha256(vouched).hexdigest()
+        save_file(state, path, metadata={adapter.CONFIG_DIGEST: digest})
+        return path
+
+    with pytest.raises(NotFound, match="no configuration"):
+        check_adapter(write(whole), tiny_folder)
+    (tmp_path / adapter.CONFIG).write_bytes(config)
+    check_adapter(write(whole), tiny_folder)
+    for state, vouched, sentence in (
+        (whole, b'{"r": 4}', "not the configuration that the adapter was written with"),
+        ({"base_model.model.other.lora_A.weight": torch.ones(2, 48)}, config, "no matrix"),
+        (whole | {"a": torch.ones(1)}, config, "a belongs to no matrix"),
+        (whole | {first: torch.ones(3, 48)}, config, r"F32 \[3, 48\], not \[2, 48\]"),
+        ({first: whole[first]}, config, f"lacks {second}"),
+        ({second: whole[second]}, config, f"lacks {first}"),
+        (whole | {second: torch.full((48, 2), torch.nan)}, config, "values that are not finite"),
+    ):
+        with pytest.raises(Corrupt, match=sentence):
+            check_adapter(write(state, vouched), tiny_folder)

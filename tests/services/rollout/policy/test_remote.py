@@ -1,97 +1,27 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 from starlette.responses import JSONResponse
 
 from services.rollout.policy.generation import Generation, PolicyFault
-from services.rollout.policy.remote import PublishedWeights, RemotePolicyEngine, ServerConfig
 from synthagent.errors import (
-    Corrupt,
     InvalidInput,
     LimitExceeded,
     ModelUnavailable,
-    NotFound,
     PreconditionFailed,
 )
-from synthagent.model_server.folder import lay_out
-from tests.services.rollout.policy.conftest import tiny_model
+from tests.services.rollout.policy.conftest import Connect
 from tests.services.rollout.policy.vllm_server import (
     INITIAL_LOGPROB,
-    RELOADED_LOGPROB,
+    PROMPT,
     VllmStandIn,
-    listening,
+    say,
     turn,
     until,
 )
-
-PROMPT = [1, 2, 3]
-Connect = Callable[..., Awaitable[RemotePolicyEngine]]
-
-
-@pytest.fixture
-async def server(tiny_folder: Path, tmp_path: Path) -> AsyncIterator[VllmStandIn]:
-    stand_in = VllmStandIn(lay_out(tiny_folder, cache=tmp_path))
-    async with listening(stand_in):
-        yield stand_in
-
-
-@pytest.fixture
-async def connect(server: VllmStandIn, tiny_folder: Path, tmp_path: Path) -> AsyncIterator[Connect]:
-    """Makes engines on that server; `published` are the weights that the database would name."""
-    engines: list[RemotePolicyEngine] = []
-
-    async def make(
-        published: list[PublishedWeights] | None = None, **changes: object
-    ) -> RemotePolicyEngine:
-        config = ServerConfig(
-            server.base_url,
-            "policy",
-            tiny_folder,
-            max_sequences=3,
-            max_sequence_tokens=300,
-            turn_seconds=5.0,
-            patience_seconds=3.0,
-            cache=tmp_path,
-        )
-        named = published if published is not None else []
-
-        async def latest() -> PublishedWeights | None:
-            return named[-1] if named else None
-
-        engine = RemotePolicyEngine(replace(config, **changes), latest)  # type: ignore[arg-type]  # a test's own
-        await engine.start()
-        engines.append(engine)
-        return engine
-
-    yield make
-    for engine in engines:
-        await engine.stop()
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Callable[[int], PublishedWeights]:
-    """Publishes a version: a file of other weights for the tiny model."""
-
-    def write(version: int) -> PublishedWeights:
-        path = tmp_path / f"policy-v{version}.safetensors"
-        state = tiny_model(version).state_dict()
-        save_file({k: v.clone() for k, v in state.items() if k != "lm_head.weight"}, path)
-        return PublishedWeights(version, path)
-
-    return write
-
-
-async def say(
-    engine: RemotePolicyEngine, key: str, append: tuple[int, ...] = (), most: int = 9
-) -> Generation:
-    return await engine.generate(key, append, temperature=0.7, top_p=0.9, max_tokens=most)
 
 
 async def test_tokens_go_out_and_come_in_as_they_are(server: VllmStandIn, connect: Connect) -> None:
@@ -134,77 +64,6 @@ async def test_turns_end_where_the_local_engine_ends_them(
         said = await say(engine, "s")
         assert (said.token_ids, said.finish_reason) == (kept, reason)
         assert len(said.logprobs) == len(kept)
-
-
-async def test_published_weights_sample_and_say_so(
-    server: VllmStandIn, connect: Connect, weights: Callable[[int], PublishedWeights]
-) -> None:
-    engine = await connect()
-    server.turn_seconds = 0.1
-    await engine.open_sequence("w", PROMPT, noise_seed=0)
-    await engine.open_sequence("v", PROMPT, noise_seed=1)
-    running = asyncio.create_task(say(engine, "w"))
-    await until(lambda: server.running)
-    new = weights(4)
-    loading = asyncio.create_task(engine.load_weights(4, new.path))
-    await until(lambda: server.paused)
-    late = asyncio.create_task(say(engine, "v"))
-    old = await running
-    await loading
-    assert (old.policy_version, set(old.logprobs)) == (0, {INITIAL_LOGPROB})
-    for said in (await late, await say(engine, "w", (1,))):
-        assert (said.policy_version, set(said.logprobs)) == (4, {RELOADED_LOGPROB})
-    assert engine.version == 4
-    digest = hashlib.sha256(new.path.read_bytes()).hexdigest()
-    assert server.label == f"4-{digest[:16]}"
-    assert server.weights == new.path
-    assert server.turns[-1]["cache_salt"] == server.label  # no keys and values of other weights
-    with pytest.raises(InvalidInput, match="not above the current one, 4"):
-        await engine.load_weights(4, new.path)
-    await engine.load_weights(5, weights(5).path)
-    assert len(list(server.root.parent.iterdir())) == 2  # the model's own, and those that sample
-
-
-async def test_a_restarted_server_gets_the_published_weights_before_a_turn_counts(
-    server: VllmStandIn, connect: Connect, weights: Callable[[int], PublishedWeights]
-) -> None:
-    published = [weights(2)]
-    engine = await connect(published)
-    assert server.label.startswith("2-")
-    await engine.open_sequence("r", PROMPT, noise_seed=0)
-    await say(engine, "r")
-    server.restart()
-    said = await say(engine, "r", (1,))
-    assert (said.policy_version, set(said.logprobs)) == (2, {RELOADED_LOGPROB})
-    assert server.weights == published[0].path
-
-
-async def test_a_turn_waits_for_a_server_that_comes_back(
-    tiny_folder: Path, tmp_path: Path, weights: Callable[[int], PublishedWeights]
-) -> None:
-    new = weights(1)
-
-    async def latest() -> PublishedWeights:
-        return new
-
-    stand_in = VllmStandIn(lay_out(tiny_folder, cache=tmp_path))
-    async with listening(stand_in):
-        config = ServerConfig(
-            stand_in.base_url, "policy", tiny_folder, patience_seconds=10.0, cache=tmp_path
-        )
-        engine = RemotePolicyEngine(config, latest)
-        await engine.start()
-        await engine.open_sequence("k", PROMPT, noise_seed=0)
-        stand_in.turn_seconds = 30.0
-        cut = asyncio.create_task(say(engine, "k"))
-        await until(lambda: stand_in.running)
-    stand_in.restart()
-    stand_in.turn_seconds, stand_in.running = 0.0, 0
-    assert not cut.done()
-    async with listening(stand_in):
-        said = await cut
-        assert (said.policy_version, set(said.logprobs)) == (1, {RELOADED_LOGPROB})
-        await engine.stop()
 
 
 async def test_a_server_that_stays_away_is_unavailable_and_leaves_no_trace(
@@ -252,66 +111,6 @@ async def test_an_answer_that_is_no_turn_is_a_fault(
     with pytest.raises(PolicyFault, match=r"refuses .* too long"):
         await say(engine, "m")
     assert await say(engine, "m")
-
-
-async def test_weights_that_do_not_load_leave_the_old_ones(
-    server: VllmStandIn, connect: Connect, weights: Callable[[int], PublishedWeights]
-) -> None:
-    engine = await connect()
-    await engine.open_sequence("b", PROMPT, noise_seed=0)
-    for error, path in (
-        (NotFound, server.root / "nothing"),
-        (Corrupt, server.root / "config.json"),
-    ):
-        with pytest.raises(error):
-            await engine.load_weights(1, path)
-    assert server.label == "default"
-    server.reload_fault = JSONResponse({"error": {"message": "no memory"}}, 500)
-    with pytest.raises(ModelUnavailable, match="no memory"):
-        await engine.load_weights(1, weights(1).path)
-    assert server.paused
-    assert server.label.startswith("loading 1-")
-    server.reload_fault = None
-    said = await say(engine, "b")
-    assert (said.policy_version, engine.version) == (0, 0)
-    assert server.weights == (server.root / "model.safetensors").resolve()
-    assert not server.paused
-
-
-async def test_two_services_share_a_server(
-    server: VllmStandIn, connect: Connect, weights: Callable[[int], PublishedWeights]
-) -> None:
-    published: list[PublishedWeights] = []
-    one, other = await connect(published), await connect(published)
-    await other.open_sequence("o", PROMPT, noise_seed=0)
-    await one.load_weights(1, weights(1).path)
-    early = asyncio.create_task(say(other, "o"))  # before the database knows of version 1
-    await asyncio.sleep(0.3)
-    assert not early.done()
-    published.append(weights(1))
-    assert (await early).policy_version == 1
-    assert server.calls.count("/collective_rpc") == 1  # nobody took the weights away again
-    await other.load_weights(2, weights(2).path)
-    published.append(weights(2))
-    await one.load_weights(2, weights(2).path)
-    assert server.calls.count("/collective_rpc") == 2
-
-
-async def test_a_pause_that_nobody_ends_is_ended(server: VllmStandIn, connect: Connect) -> None:
-    server.paused = True
-    engine = await connect()
-    await engine.open_sequence("p", PROMPT, noise_seed=0)
-    assert await say(engine, "p")
-
-
-async def test_a_server_with_weights_of_another_run_is_brought_back(
-    server: VllmStandIn, connect: Connect
-) -> None:
-    server.label, server.weights = "5-0123456789abcdef", server.root
-    engine = await connect()
-    assert engine.version == 0
-    assert server.label.startswith("0-")
-    assert server.weights == (server.root / "model.safetensors").resolve()
 
 
 @pytest.mark.parametrize(

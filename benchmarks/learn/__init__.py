@@ -1,0 +1,1 @@
+"""Does reinforcement learning teach? One start, several seeds, unseen domains: `make learn`."""

@@ -1,0 +1,163 @@
+"""Load on ToolMock: sessions that call for as long as it lasts, and calls that come regardless.
+
+Messages are serialized before the clock starts, so that the client costs little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+
+from benchmarks import world
+from synthagent.api.v1 import tool_pb2
+from synthagent.failures import from_rpc_error
+
+_SESSION = "/synthagent.api.v1.ToolMock/Session"
+_CALL = "/synthagent.api.v1.ToolMock/CallTool"
+_CYCLE = 4
+"""Calls after which the world is as it was."""
+
+
+@dataclass
+class Driven:
+    """What came of a load. Latencies in seconds; `errors` counts by status or error code."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    told_when: int = 0
+    """Refusals that said when to come again."""
+
+    @property
+    def answered(self) -> int:
+        """Calls with a result."""
+        return len(self.latencies)
+
+    @property
+    def per_second(self) -> float:
+        """Results a second."""
+        return self.answered / self.seconds
+
+    def quantile(self, q: float) -> float:
+        """Latency that the share `q` of results was within, in seconds."""
+        return float(np.quantile(self.latencies, q)) if self.latencies else float("nan")
+
+
+def _messages(task_id: str) -> tuple[bytes, list[tuple[str, str]]]:
+    opening = tool_pb2.SessionRequest(open=tool_pb2.OpenSession(task_id=task_id))
+    return opening.SerializeToString(), list(world.calls(_CYCLE))
+
+
+@dataclass
+class _Clock:
+    end: float = float("inf")
+
+
+async def hold_sessions(
+    addresses: Sequence[str], task_id: str, sessions: int, seconds: float
+) -> Driven:
+    """`sessions` at once, dealt over the addresses; each calls again as soon as it is answered."""
+    driven = Driven()
+    opening, cycle = _messages(task_id)
+    ready = asyncio.Barrier(sessions + 1)
+    channels = [grpc.aio.insecure_channel(address) for address in addresses]
+
+    async def one(channel: grpc.aio.Channel, clock: _Clock) -> None:
+        # Any: the stubs know only calls with an iterator of requests and with serializers.
+        open_call: Any = channel.stream_stream
+        stream = open_call(_SESSION)()
+        await stream.write(opening)
+        await stream.read()
+        await ready.wait()
+        for sequence, (tool, arguments) in enumerate(itertools.cycle(cycle)):
+            if time.perf_counter() >= clock.end:
+                break
+            call = tool_pb2.Call(sequence=sequence, tool=tool, arguments_json=arguments)
+            begun = time.perf_counter()
+            await stream.write(tool_pb2.SessionRequest(call=call).SerializeToString())
+            answer = await stream.read()
+            if not isinstance(answer, bytes):  # the end of the stream
+                driven.errors[(await stream.code()).name] += 1
+                return
+            result = tool_pb2.SessionResponse.FromString(answer).result.result
+            if result.ok:
+                driven.latencies.append(time.perf_counter() - begun)
+            else:
+                driven.errors[result.error_code] += 1
+        await stream.done_writing()
+
+    clock = _Clock()
+    tasks = [
+        asyncio.create_task(one(channels[number % len(channels)], clock))
+        for number in range(sessions)
+    ]
+    await ready.wait()
+    started = time.perf_counter()
+    clock.end = started + seconds
+    await asyncio.gather(*tasks)
+    driven.seconds = time.perf_counter() - started
+    for channel in channels:
+        await channel.close(grace=None)
+    return driven
+
+
+async def _call(channel: grpc.aio.Channel, request: bytes, driven: Driven) -> None:
+    """One unary call, put down to `driven`."""
+    open_call: Any = channel.unary_unary
+    begun = time.perf_counter()
+    try:
+        await open_call(_CALL)(request, timeout=30)
+    except grpc.aio.AioRpcError as error:
+        driven.errors[error.code().name] += 1
+        driven.told_when += from_rpc_error(error).retry_after is not None
+    else:
+        driven.latencies.append(time.perf_counter() - begun)
+
+
+def _request(task_id: str) -> bytes:
+    (tool, arguments), *_ = world.calls(1)
+    request = tool_pb2.CallToolRequest(task_id=task_id, tool=tool, arguments_json=arguments)
+    return request.SerializeToString()
+
+
+async def fill(address: str, task_id: str, callers: int, seconds: float) -> Driven:
+    """As many unary calls as `callers` make, each as soon as its last is answered."""
+    driven, request = Driven(), _request(task_id)
+    async with grpc.aio.insecure_channel(address) as channel:
+        started = time.perf_counter()
+
+        async def one() -> None:
+            while time.perf_counter() < started + seconds:
+                await _call(channel, request, driven)
+
+        await asyncio.gather(*(one() for _ in range(callers)))
+        driven.seconds = time.perf_counter() - started
+    return driven
+
+
+async def offer(address: str, task_id: str, per_second: float, seconds: float) -> Driven:
+    """Unary calls at a fixed rate, whether or not those before are answered."""
+    driven, request = Driven(), _request(task_id)
+    running: set[asyncio.Task[None]] = set()
+    async with grpc.aio.insecure_channel(address) as channel:
+        started = time.perf_counter()
+        sent = 0
+        while (now := time.perf_counter()) < started + seconds:
+            due = int((now - started) * per_second)
+            for _ in range(due - sent):
+                task = asyncio.create_task(_call(channel, request, driven))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            sent = max(sent, due)
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*running)
+        driven.seconds = time.perf_counter() - started
+    return driven
