@@ -76,7 +76,7 @@ study: model $(BFCL_VENV)/.installed ## the same with ablations (ARGS='--size gp
 demo: $(STAMP) ## the whole path on this machine: tasks, agents, SFT, GRPO, report (ARGS=--quick: smaller)
 	$(BIN)/python -m synthagent.demo $(ARGS)
 
-learn: $(STAMP) ## what RL adds on unseen domains: three seeds, two hours on 2 cores (ARGS=--quick: a self-check)
+learn: $(STAMP) ## what RL adds on unseen domains: three seeds, each under 40 minutes (ARGS=--quick: a self-check)
 	$(BIN)/python -m benchmarks.learn $(ARGS)
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores

@@ -124,7 +124,7 @@ class ServerMetrics:
         )
         self.policy_tokens = Counter(
             "synthagent_policy_tokens",
-            "Tokens of the local policy engine: read as prompt or observation, or sampled.",
+            'Tokens of policies: "read" as prompt or observation, or "sampled".',
             ["source"],
             registry=registry,
         )
@@ -140,7 +140,9 @@ class ServerMetrics:
             registry=registry,
         )
         self.policy_sequences = Gauge(
-            "synthagent_policy_sequences", "Sequences in the engine's batch.", registry=registry
+            "synthagent_policy_sequences",
+            "Sequences that episodes of this process hold in the policy's engine.",
+            registry=registry,
         )
         self.model_calls = Counter(
             "synthagent_model_calls",

@@ -34,8 +34,9 @@ import psycopg
 _USER = "synthagent"
 _UNPRIVILEGED = "nobody"
 _START_SECONDS = 60.0
-_QUICK = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
-"""What a crash of the machine may take is nobody's; a crash of the server takes nothing."""
+_QUICK = ("fsync=off", "full_page_writes=off")
+"""What a crash of the machine may take is nobody's. A crash of the server takes nothing: that would
+be otherwise with synchronous_commit=off, which keeps commits in the server's memory for a while."""
 
 _BECOME = """\
 import os, sys

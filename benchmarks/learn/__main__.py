@@ -13,8 +13,11 @@ Exit codes: 0 done, 1 a process failed, 2 wrong arguments, 130 interrupted, 143 
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -25,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.learn import report
 from benchmarks.learn.leftovers import end_leftovers
-from benchmarks.learn.plan import SEEDS, SIZES, VARIANTS
+from benchmarks.learn.plan import SIZES, VARIANTS
 from benchmarks.learn.stages import Measurement
 from synthagent.demo.processes import ProcessFailed
 from synthagent.errors import SynthAgentError
@@ -42,7 +45,7 @@ def measure(measurement: Measurement, seeds: list[int], out: Path) -> None:
         measurement.train(seed)
     found = report.gather(measurement, start)
     report.write(found, out)
-    console.print(report.markdown(found), markup=False)
+    console.print(report.markdown(found), markup=False, soft_wrap=True)
     console.print(f"Read {out / 'learn.md'} and see {out / 'learn.png'}.")
 
 
@@ -62,13 +65,27 @@ def open_folder(folder: Path, identity: dict[str, str], *, resume: bool) -> None
         plan.write_bytes(orjson.dumps(identity))
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, which a killed call gives up. Raises typer.BadParameter."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise typer.BadParameter(f"another call is at work in {folder}") from error
+        end_leftovers(folder)
+        yield
+
+
 def _end(_number: int, _frame: FrameType | None) -> None:
     sys.exit(143)  # by way of the blocks that end the processes
 
 
 def main(
     *,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated. Default: 1 2 3.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="May be repeated. Default: 1 2 3; --quick: 1.")
+    ] = None,
     variant: Annotated[str, typer.Option(help=f"One of {', '.join(VARIANTS)}.")] = "full",
     quick: Annotated[
         bool, typer.Option("--quick", help="A few episodes of everything; figures mean nothing.")
@@ -91,10 +108,12 @@ def main(
     size = "quick" if quick else "full"
     open_folder(folder, {"size": size}, resume=resume)
     signal.signal(signal.SIGTERM, _end)
-    end_leftovers(folder)
     measurement = Measurement(folder, SIZES[size], VARIANTS[variant], threads)
     try:
-        measure(measurement, seed or list(SEEDS), out or folder / "report" / variant)
+        with alone(folder):
+            measure(
+                measurement, seed or list(SIZES[size].seeds), out or folder / "report" / variant
+            )
     except (ProcessFailed, SynthAgentError) as error:
         typer.echo(f"learn: {error}", err=True)
         raise typer.Exit(1) from error

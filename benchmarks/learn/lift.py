@@ -53,6 +53,8 @@ class Lift:
     @property
     def ratio(self) -> float:
         """The lift in largest standard errors; infinite where nothing varies."""
+        if not self.lift:
+            return 0.0
         return self.lift / self.sem if self.sem else math.copysign(math.inf, self.lift)
 
     @property

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = Path(__file__).parents[2] / "trainer/configs/learn.toml"
-SEEDS = (1, 2, 3)
 HELD_OUT_SEED = 0
 """Seed of the held-out tasks: the same ones for every training, so that lifts pair by task."""
 
@@ -25,6 +24,7 @@ Overrides = Mapping[str, str]
 class Size:
     """How much of everything; `overrides` are of the trainer's configuration."""
 
+    seeds: tuple[int, ...]
     train_tasks: int
     held_out_tasks: int
     overrides: Overrides
@@ -46,10 +46,11 @@ class Variant:
 
 
 SIZES = {
-    "full": Size(train_tasks=300, held_out_tasks=64, overrides={}),
+    "full": Size(seeds=(1, 2, 3), train_tasks=300, held_out_tasks=64, overrides={}),
     "quick": Size(
+        seeds=(1,),
         train_tasks=12,
-        held_out_tasks=4,
+        held_out_tasks=2,
         overrides={
             "model.trainable_layers": "2",
             "sft.max_steps": "2",
@@ -57,9 +58,9 @@ SIZES = {
             "rl.steps": "1",
             "rl.groups_per_step": "2",
             "rl.group_size": "2",
-            "rl.max_turns": "3",
-            "rl.max_turn_tokens": "32",
-            "evaluation.count": "4",
+            "rl.max_turns": "2",
+            "rl.max_turn_tokens": "16",
+            "evaluation.count": "2",
         },
     ),
 }

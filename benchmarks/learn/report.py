@@ -184,7 +184,7 @@ def _plot(found: Found, path: Path) -> None:
     *lefts, right = figure.subplots(1, 1 + len(EVALUATIONS))
     for axes, evaluation in zip(lefts, EVALUATIONS, strict=True):
         _plot_lifts(axes, found.lifts(evaluation))
-        axes.set_title(f"Unseen domains, {evaluation}: before (grey), after RL")
+        axes.set_title(f"Unseen domains, {evaluation}; grey: before")
     for number, seed in enumerate(found.seeds):
         steps = seed["steps"]
         right.errorbar(

@@ -162,6 +162,7 @@ class EpisodeRunner:
             spec.policy,
             key=stored.trajectory_id,
             noise_seed=noise,
+            metrics=self._metrics,
         )
 
     def _count(self, stored: StoredEpisode, end: EpisodeEnd, verdict: Verdict) -> None:

@@ -17,6 +17,7 @@ from services.rollout.episode import EpisodeFault, Utterance
 from services.rollout.spec import PolicyAgentSpec
 from services.rollout.transcript import Transcript
 from synthagent.errors import SynthAgentError
+from synthagent.metrics import ServerMetrics
 from synthagent.tokens import TokenSegment, TokenSource
 from synthagent.worlds.episode import Event, InvalidReason
 from synthagent.worlds.protocol import parse
@@ -59,7 +60,9 @@ class PolicySpeaker:
         *,
         key: str,
         noise_seed: int,
+        metrics: ServerMetrics,
     ) -> None:
+        self._metrics = metrics
         self._engine = engine
         self._transcript = transcript
         self._spec = spec
@@ -74,6 +77,8 @@ class PolicySpeaker:
         if left < 1:
             return None
         generation = await self._generate(read, min(left, self._spec.sampling.max_turn_tokens))
+        self._metrics.policy_tokens.labels("read").inc(len(read.token_ids))
+        self._metrics.policy_tokens.labels("sampled").inc(len(generation.token_ids))
         said = TokenSegment(
             TokenSource.POLICY,
             tuple(generation.token_ids),
@@ -87,6 +92,7 @@ class PolicySpeaker:
         """Frees the sequence's cache."""
         if self._open:
             self._open = False
+            self._metrics.policy_sequences.dec()
             await self._engine.close_sequence(self._key)
 
     async def _generate(self, read: TokenSegment, max_tokens: int) -> Generation:
@@ -101,6 +107,7 @@ class PolicySpeaker:
                         self._key, prompt.token_ids, noise_seed=self._noise_seed
                     )
                     self._open = True
+                    self._metrics.policy_sequences.inc()
                     append = tuple(chain.from_iterable(s.token_ids for s in since))
                 return await self._engine.generate(
                     self._key,

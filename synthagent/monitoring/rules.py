@@ -171,6 +171,13 @@ ALERTS = (
         "One commit in a hundred takes more than a second.",
     ),
     Alert(
+        "SynthAgentAuditLinesLost",
+        "sum by (instance) (increase(synthagent_audit_lines_lost_total[10m])) > 0",
+        0,
+        "{{ $labels.instance }} cannot write its audit log.",
+        page=True,
+    ),
+    Alert(
         "SynthAgentPolicyVersionsDiffer",
         "max by (policy) (synthagent_policy_version)"
         " - min by (policy) (synthagent_policy_version) > 1",

@@ -27,7 +27,7 @@ class Story:
     fires: int
     resolved: int
     labels: dict[str, str]
-    summary: str = ""
+    evaluated: str = "1m"
 
 
 def stays(value: int, minutes: int) -> str:
@@ -62,6 +62,7 @@ STORIES: dict[str, Story] = {
         fires=1430,
         resolved=7000,
         labels={"slo": "verdicts"},
+        evaluated="10m",
     ),
     "SynthAgentTargetDown": Story(
         {'up{job="synthagent/synthagent",instance="a"}': f"{stays(0, 20)} {stays(1, 30)}"},
@@ -142,6 +143,12 @@ STORIES: dict[str, Story] = {
         resolved=90,
         labels={},
     ),
+    "SynthAgentAuditLinesLost": Story(
+        {'synthagent_audit_lines_lost_total{instance="a"}': "0x5 0+1x20 20x60"},
+        fires=20,
+        resolved=60,
+        labels={"instance": "a"},
+    ),
     "SynthAgentPolicyVersionsDiffer": Story(
         {
             'synthagent_policy_version{policy="default",instance="a"}': stays(9, 120),
@@ -171,7 +178,7 @@ def promtool_test(alert: rules.Alert, story: Story, rule_file: Path) -> dict[str
     times = [(0, []), (story.fires, [fired]), (story.resolved, [])]
     return {
         "rule_files": [str(rule_file)],
-        "evaluation_interval": "1m",
+        "evaluation_interval": story.evaluated,
         "tests": [
             {
                 "interval": "1m",

@@ -66,9 +66,13 @@ group_size = 2
 max_turns = 2
 max_turn_tokens = 8
 max_episode_tokens = 8000
+kl_coefficient = 0.01
+overlong_fraction = 0.9
 [evaluation]
+split = "train"
+difficulty = "mini"
+count = 1
 before = false
-after_sft = false
 after_rl = false
 [checkpoint]
 enabled = false

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from benchmarks.learn import report
-from benchmarks.learn.__main__ import open_folder
+from benchmarks.learn.__main__ import alone, open_folder
 from benchmarks.learn.leftovers import end_leftovers
 from benchmarks.learn.plan import SIZES, VARIANTS
 from benchmarks.learn.stages import Measurement, summary
@@ -84,6 +84,13 @@ def test_a_folder_holds_one_measurement(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(typer.BadParameter, match="holds something else"):
         open_folder(tmp_path, {"size": "full"}, resume=False)
+
+
+def test_one_call_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(typer.BadParameter, match="another call"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
 
 
 def test_what_a_killed_call_left_is_ended_and_nothing_else(tmp_path: Path) -> None:

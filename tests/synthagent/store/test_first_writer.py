@@ -102,16 +102,20 @@ async def cross(engine: Engine, store: Store, persona_set: str, *writes: str) ->
         await asyncio.sleep(0.05)
         held.set()
         await asyncio.to_thread(_until_one_waits, engine)
-        assert await asyncio.to_thread(add, other, "b", persona_set) == 1
+        added = await asyncio.to_thread(add, other, "b", persona_set)
     await holding
-    return await asyncio.gather(*group, return_exceptions=True)
+    outcomes = await asyncio.gather(*group, return_exceptions=True)
+    # The store may have given way, begun anew and been first with "b" on a slow machine.
+    assert added + sum(each for each in outcomes if isinstance(each, int)) == 1
+    return outcomes
 
 
 async def test_of_writes_that_wait_for_each_other_those_of_a_group_are_made_one_by_one(
     engine: Engine,
 ) -> None:
     store = Store(engine.url.render_as_string(hide_password=False))
-    assert await cross(engine, store, "group", "b", "a") == [0, 0]
+    outcomes = await cross(engine, store, "group", "b", "a")
+    assert all(isinstance(each, int) for each in outcomes), outcomes
     (ended,) = await cross(engine, store, "single", "ba")
     await store.close()
     assert isinstance(ended, BackendUnavailable)

@@ -22,7 +22,7 @@ from synthagent.worlds.criteria import (
     JudgedCheck,
     Section,
 )
-from synthagent.worlds.rewards import REWARD_PRESETS, Fractions, reward
+from synthagent.worlds.rewards import CERTIFIED_PRESETS, REWARD_PRESETS, Fractions, reward
 from synthagent.worlds.spec import Split, Task
 from tests.services.task_synthesis.teacher import products
 from tests.services.task_synthesis.teacher.episodes import attempt
@@ -149,7 +149,7 @@ def test_the_restriction_is_judged_once_in_our_words_and_zeroes_the_reward() -> 
         assert criterion.check.question.startswith("Did the agent comply")
     weights = [criterion.weight for criterion in policies]
     violated = Fractions(sum(weights[1:]) / sum(weights), 1.0, 1.0)
-    assert [reward(preset, violated) for preset in REWARD_PRESETS.values()] == [0.0, 0.0]
+    assert {reward(REWARD_PRESETS[name], violated) for name in CERTIFIED_PRESETS} == {0.0}
 
 
 def test_interaction_is_per_fact_and_all_facts_where_none_is_named() -> None:
