@@ -38,7 +38,9 @@ ROOT = Path(__file__).parents[2]
 TASKS = 2
 WARM_UP_TOKENS = 32  # of a prompt and of an episode
 EXACT = 1e-4  # relative, in float32
-ROUNDED = 2e-2  # relative, where each trainer rounds to bfloat16 in its own places
+ROUNDED = 0.05
+"""Relative, in bfloat16: its rounding moves the norm of a gradient by some percent. That both
+compute the same is what the check in float32 says."""
 
 
 class Step(TypedDict):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -55,15 +54,6 @@ def test_without_an_address_the_services_run_for_the_command(tmp_path: Path) -> 
     assert not running_in(tmp_path)
 
 
-@pytest.fixture
-def heeds_interrupts() -> Iterator[None]:
-    """Tests that run in the background may have been told, and their children, to ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize(
     ("number", "code", "awaited"),
     [(signal.SIGINT, 130, "certified tasks"), (signal.SIGTERM, 143, "")],
