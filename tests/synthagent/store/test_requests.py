@@ -65,8 +65,8 @@ async def test_between_processes_the_first_answer_wins(store: Store, database_ur
     here, there = Simulator(), Simulator()
     there.asked = 10  # so that its answer reads otherwise
     answers = await asyncio.gather(ask(store, here, "a"), ask(other, there, "a"))
-    assert here.asked == 1
-    assert there.asked == 11
+    # Both compute, unless one begins only when the other's answer is stored.
+    assert here.asked + there.asked in {11, 12}
     assert answers[0] == answers[1]
     assert await ask(store, here, "a") == answers[0]
     await other.close()
