@@ -189,7 +189,11 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise _damaged(path, f"{where}{': ' if where else ''}{first['msg']}") from error
+        why = _UNREADABLE.get(first["type"]) if not where else None
+        raise _damaged(path, why or f"{where}: {first['msg']}") from error
+
+
+_UNREADABLE = {"json_invalid": "it is not JSON", "model_type": "it is not an object"}
 
 
 def _damaged(path: Path, why: str) -> Corrupt:

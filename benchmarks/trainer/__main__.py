@@ -38,9 +38,7 @@ ROOT = Path(__file__).parents[2]
 TASKS = 2
 WARM_UP_TOKENS = 32  # of a prompt and of an episode
 EXACT = 1e-4  # relative, in float32
-ROUNDED = 0.05
-"""Relative, in bfloat16: its rounding moves the norm of a gradient by some percent. That both
-compute the same is what the check in float32 says."""
+ROUNDED = 2e-2  # relative, where each trainer rounds to bfloat16 in its own places
 
 
 class Step(TypedDict):
@@ -138,7 +136,11 @@ def measure(bench: Bench, batch: list[Group], threads: int, repeats: int) -> lis
     )
     exact = bench.ours(check, "loss check, ours"), bench.theirs(check, "loss check, TRL")
     require_same(*exact, EXACT)
-    job = replace(check, batches=[small, batch], precision="bfloat16", iterations=1)
+    # The first update of Adam moves each weight by the learning rate whatever its gradient's size, so
+    # what rounding does to the sign of a small one would grow: here the weights stay, the work does not.
+    job = replace(
+        check, batches=[small, batch], precision="bfloat16", iterations=1, learning_rate=0.0
+    )
     ours, theirs = [], []
     for number in range(repeats):
         turns = (True, False) if number % 2 == 0 else (False, True)

@@ -4,6 +4,9 @@ Owns the engine's life: the local one, or a vLLM server where `policy_base_url` 
 without torch, the model or the server run reference agents all the same: what is missing is told
 when a run first asks for a policy. The database says which version is published; the engine is
 brought to it before any episode samples.
+
+Loading goes on where the caller has left, its deadline over: half of it would leave an engine
+without an owner, or one that samples with weights that the database does not know.
 """
 
 from __future__ import annotations
@@ -11,8 +14,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -31,6 +37,8 @@ from synthagent.store.runs import StoredPolicy
 
 _log = structlog.get_logger()
 
+_T = TypeVar("_T")
+
 
 class Policies:
     """The engine and its versions."""
@@ -41,7 +49,10 @@ class Policies:
         self._metrics = metrics
         self._engine: Engine | None = None
         self._chat: Chat | None = None
+        self._loaded: StoredPolicy | None = None
+        """The version that was loaded last, which is not stored yet where that failed."""
         self._turn = asyncio.Lock()  # one load or publication at a time
+        self._running: set[asyncio.Task[object]] = set()
 
     async def published_version(self) -> int:
         """The version that samples for new turns; 0 is the initial policy."""
@@ -67,6 +78,9 @@ class Policies:
         policies; ModelUnavailable where the server is away; NotFound or Corrupt where the published
         weights are gone or damaged.
         """
+        return await self._to_its_end(self._current_engine())
+
+    async def _current_engine(self) -> Engine:
         async with self._turn:
             engine = await self._started()
             latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
@@ -82,6 +96,9 @@ class Policies:
         """
         if policy.policy != DEFAULT_POLICY:
             raise unknown_policy(policy.policy)
+        return await self._to_its_end(self._publish(policy))
+
+    async def _publish(self, policy: StoredPolicy) -> int:
         async with self._turn:
             latest = await self._store.read(lambda c: runs.latest_policy(c, DEFAULT_POLICY))
             if latest and policy.version <= latest.version:
@@ -92,11 +109,20 @@ class Policies:
             return policy.version
 
     async def close(self) -> None:
-        """Stops the engine."""
+        """Ends what runs, and stops the engine."""
+        for task in self._running:
+            task.cancel()
         async with self._turn:
             if self._engine is not None:
                 await self._engine.stop()
-                self._engine = None
+                self._engine = self._loaded = None
+
+    async def _to_its_end(self, work: Coroutine[object, object, _T]) -> _T:
+        """What `work` gives; it goes on where the caller is cancelled."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
 
     async def _published_before(self, policy: StoredPolicy, latest: StoredPolicy) -> int:
         earlier = await self._store.read(
@@ -113,12 +139,13 @@ class Policies:
     async def _started(self) -> Engine:
         if self._engine is None:
             url = self._settings.policy_base_url
-            engine = await asyncio.to_thread(self._remote, url) if url else await self._local()
+            make = partial(self._remote, url) if url else self._local
+            engine = await asyncio.to_thread(make)  # loading torch alone takes seconds
             await engine.start()
             self._engine = engine
         return self._engine
 
-    async def _local(self) -> Engine:
+    def _local(self) -> Engine:
         try:
             from services.rollout.policy.engine import (  # noqa: PLC0415 - torch only on need
                 EngineConfig,
@@ -137,7 +164,7 @@ class Policies:
         )
         if settings.policy_dtype != "auto":
             config = replace(config, dtype=settings.policy_dtype)
-        return await asyncio.to_thread(PolicyEngine, config)
+        return PolicyEngine(config)
 
     def _remote(self, url: str) -> Engine:
         settings = self._settings
@@ -156,6 +183,8 @@ class Policies:
         return PublishedWeights(latest.version, Path(latest.weights_path)) if latest else None
 
     async def _load(self, engine: Engine, policy: StoredPolicy) -> None:
+        if policy == self._loaded:
+            return
         path = Path(policy.weights_path)
         found = await asyncio.to_thread(_sha256, path)
         if found != policy.weights_sha256.lower():
@@ -165,6 +194,7 @@ class Policies:
             )
         begun = time.perf_counter()
         way = await engine.load_weights(policy.version, path)
+        self._loaded = policy
         seconds = time.perf_counter() - begun
         self._metrics.policy_load_seconds.labels(way.value).observe(seconds)
         self._metrics.policy_version.labels(policy.policy).set(policy.version)

@@ -26,8 +26,9 @@ from synthagent.store import Store, tasks
 from synthagent.store.tables import TaskRow
 from synthagent.worlds.certify import Rejected
 from synthagent.worlds.compose import domains
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.novelty import NoveltyIndex
-from synthagent.worlds.spec import Gate, Split, Task, task_digest
+from synthagent.worlds.spec import Gate, Split, Task
 
 _CERTIFIED_AT_ONCE = 8
 _READ_AT_ONCE = 200

@@ -16,7 +16,7 @@ from services.tool_mock.numbering import NumberedCalls
 from services.tool_mock.simulated_call import Course, PastCall
 from synthagent.errors import BackendUnavailable
 from synthagent.store.ledger import LedgerEntry
-from synthagent.worlds.engine import NOT_AVAILABLE, Answer, EngineFault, Session
+from synthagent.worlds.session import NOT_AVAILABLE, Answer, EngineFault, Session
 from synthagent.worlds.spec import SimulatedBehaviour, Task, Tool
 from synthagent.worlds.versions import canonical, session_hash
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synthagent.errors import InvalidInput
-from synthagent.worlds.engine import Answer
+from synthagent.worlds.session import Answer
 
 
 class NumberedCalls:

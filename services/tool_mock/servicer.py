@@ -23,7 +23,7 @@ from synthagent.metrics import ServerMetrics
 from synthagent.server import Resources, Service
 from synthagent.store import Store, TaskCache, ledger
 from synthagent.store.ledger import LedgerEntry, Source
-from synthagent.worlds.engine import Answer
+from synthagent.worlds.session import Answer
 
 _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
 _SOURCES = {

@@ -21,7 +21,8 @@ from synthagent.errors import (
     LimitExceeded,
     StateDiverged,
 )
-from synthagent.worlds.engine import Answer, EngineFault, Session, WorldImage
+from synthagent.worlds.engine import WorldImage
+from synthagent.worlds.session import Answer, EngineFault, Session
 from synthagent.worlds.spec import Task
 
 MAX_HISTORY = 10_000

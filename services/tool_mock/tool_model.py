@@ -23,7 +23,7 @@ from synthagent.llm import LanguageModel, Message
 from synthagent.llm.prompts import render
 from synthagent.store.ledger import LedgerEntry
 from synthagent.worlds.arguments import compile_schema
-from synthagent.worlds.engine import MAX_RESULT_BYTES
+from synthagent.worlds.session import MAX_RESULT_BYTES
 from synthagent.worlds.spec import SimulatedBehaviour
 
 _PACKAGE = "services.tool_mock"

@@ -21,7 +21,8 @@ from synthagent.client import SynthAgentClient
 from synthagent.convert import GATE, message_of, task_from_proto
 from synthagent.errors import InvalidInput
 from synthagent.interchange import Imported, Rejection, Unreadable, read_documents, read_released
-from synthagent.worlds.spec import Split, Task, task_digest
+from synthagent.worlds.content import task_digest
+from synthagent.worlds.spec import Split, Task
 
 MAX_BATCH = 250  # of the contract's 1,000, so that progress is seen
 MAX_BATCH_BYTES = 4 * 2**20

@@ -218,7 +218,6 @@ class LanguageModel:
         compute: Callable[[_Question, float], Awaitable[StoredResponse]],
     ) -> tuple[StoredResponse, bool]:
         """The answer, and whether another call had made it. Counts the outcome."""
-        loop = asyncio.get_running_loop()
         seconds = deadlines.timeout(self._role.timeout_seconds)
         assert seconds is not None  # noqa: S101 - a default was given
         attributes = {
@@ -233,8 +232,10 @@ class LanguageModel:
             self._counted(question.purpose) as ended,
         ):
             try:
-                async with asyncio.timeout(seconds) as limit:
-                    answer, stored = await self._once(question, compute, loop.time() + seconds)
+                # One moment for both: who is cancelled at it must see that it has come.
+                deadline = asyncio.get_running_loop().time() + seconds
+                async with asyncio.timeout_at(deadline) as limit:
+                    answer, stored = await self._once(question, compute, deadline)
             except TimeoutError:
                 if not limit.expired():
                     raise

@@ -19,8 +19,9 @@ from synthagent.store.first_writer import insert_if_absent
 from synthagent.store.pages import place
 from synthagent.store.tables import TaskRow
 from synthagent.worlds.certificate import verify
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.engine import WorldImage, compile_world
-from synthagent.worlds.spec import Split, Task, task_digest
+from synthagent.worlds.spec import Split, Task
 
 
 @dataclass(frozen=True, slots=True)

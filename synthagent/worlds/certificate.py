@@ -5,8 +5,9 @@ It stands apart from the gates, so that what runs tasks does not load what certi
 
 from __future__ import annotations
 
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.engine import ENGINE_VERSION
-from synthagent.worlds.spec import Task, task_digest
+from synthagent.worlds.spec import Task
 
 
 class NotCertifiedError(ValueError):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from synthagent.worlds.engine import ENGINE_VERSION, EngineFault, WorldError
+from synthagent.worlds.content import task_digest
+from synthagent.worlds.engine import ENGINE_VERSION, WorldError
 from synthagent.worlds.gates import Examination, Failed, NotApplicable
 from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.secrecy import information_gap
-from synthagent.worlds.spec import Certificate, Gate, GateResult, GateStatus, Task, task_digest
+from synthagent.worlds.session import EngineFault
+from synthagent.worlds.spec import Certificate, Gate, GateResult, GateStatus, Task
 
 
 class Rejected(ValueError):

@@ -23,7 +23,6 @@ from synthagent.worlds.criteria import (
     JudgedCheck,
     StateCheck,
 )
-from synthagent.worlds.engine import Session
 from synthagent.worlds.episode import (
     AgentAction,
     AgentTurn,
@@ -33,6 +32,7 @@ from synthagent.worlds.episode import (
     UserReply,
 )
 from synthagent.worlds.matching import contains, same, uses
+from synthagent.worlds.session import Session
 from synthagent.worlds.spec import Task, World
 from synthagent.worlds.versions import root_version, session_hash
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 from pydantic import JsonValue
 
-from synthagent.worlds.engine import Session, WorldImage
+from synthagent.worlds.engine import WorldImage
 from synthagent.worlds.episode import (
     EpisodeEnd,
     EpisodeOutcome,
@@ -25,6 +25,7 @@ from synthagent.worlds.episode import (
     UserReply,
 )
 from synthagent.worlds.protocol import answer_turn, call_turn, message_turn
+from synthagent.worlds.session import Session
 from synthagent.worlds.spec import Fact, Plan, PlanStep, Task
 
 _SLOT = re.compile(r"\{(fact|step):([a-z][a-z0-9_]*)(?::([^{}]*))?\}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from synthagent.worlds.checks import JudgementMissing, evaluate
-from synthagent.worlds.engine import NOT_AVAILABLE, EngineFault, Session, WorldImage
+from synthagent.worlds.engine import WorldImage
 from synthagent.worlds.episode import (
     AgentTurn,
     CriterionResult,
@@ -29,6 +29,7 @@ from synthagent.worlds.rewards import (
     outcome_gate,
     reward,
 )
+from synthagent.worlds.session import NOT_AVAILABLE, EngineFault, Session
 from synthagent.worlds.spec import BuiltinBehaviour, SimulatedBehaviour, Task
 from synthagent.worlds.versions import canonical, next_version, session_hash
 

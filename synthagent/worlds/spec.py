@@ -8,7 +8,6 @@ compile, does the plan succeed) belongs to `certify`. One value here mirrors one
 
 from __future__ import annotations
 
-import hashlib
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -16,7 +15,7 @@ import orjson
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from synthagent.worlds.criteria import AskedCheck, CalledCheck, Criterion, Section
-from synthagent.worlds.values import Name, Scalar, Sql, TaskId, ToolName, Value, canonical_json
+from synthagent.worlds.values import Name, Scalar, Sql, TaskId, ToolName, Value
 
 
 class Split(StrEnum):
@@ -389,24 +388,3 @@ class Task(Value):
             if fact.fact_id == fact_id:
                 return fact
         raise KeyError(fact_id)
-
-
-def canonical_content(task: Task, *, without: frozenset[str] = frozenset()) -> bytes:
-    """The task's content without its certificate, and without the fields named, canonically.
-
-    Parts that a task may lack count only where it has them, so that a new kind of part leaves the
-    digests of all tasks without it as they were.
-    """
-    content = task.model_dump(mode="json", exclude={"certificate", *without})
-    for name in ("background", "workflow", "origin"):
-        if not content[name]:
-            del content[name]
-    for criterion in content["criteria"]:
-        if not criterion["source_text"]:
-            del criterion["source_text"]
-    return canonical_json(content)
-
-
-def task_digest(task: Task) -> str:
-    """SHA-256 of the task's canonical content without its certificate, in hexadecimal."""
-    return hashlib.sha256(canonical_content(task)).hexdigest()

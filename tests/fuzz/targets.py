@@ -25,7 +25,7 @@ from synthagent.interchange import read_personas, read_released
 from synthagent.worlds import protocol
 from synthagent.worlds.arguments import ArgumentError, parse
 from synthagent.worlds.certify import certify
-from synthagent.worlds.engine import Session, WorldError, compile_world
+from synthagent.worlds.engine import WorldError, compile_world
 from synthagent.worlds.episode import (
     AgentAction,
     AgentTurn,
@@ -35,6 +35,7 @@ from synthagent.worlds.episode import (
     UserReply,
 )
 from synthagent.worlds.rubric import judge
+from synthagent.worlds.session import Session
 from synthagent.worlds.spec import GateStatus, Split, Task, World
 from tests.example_task import example_task
 from tests.fuzz.draws import Draws

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -62,12 +62,12 @@ max_steps = 2
 [rl]
 steps = 1000
 groups_per_step = 2
-group_size = 2
-max_turns = 2
-max_turn_tokens = 8
+group_size = 4
+max_turns = 6
+max_turn_tokens = 24
 max_episode_tokens = 8000
 kl_coefficient = 0.01
-overlong_fraction = 0.9
+overlong_fraction = 0.95  # what varies in the rewards of a random policy: how long it speaks
 [evaluation]
 split = "train"
 difficulty = "mini"
@@ -95,16 +95,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def ended_with(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ends a process with the block."""
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+def runs(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a command for as long as the block lasts, with what it says in a file."""
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    with log.open("wb") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
-def start_prometheus(folder: Path, targets: list[str]) -> tuple[subprocess.Popen[bytes], str]:
+def prometheus_command(folder: Path, address: str, targets: list[str]) -> list[str]:
     """Prometheus on these targets, with the committed rules evaluated every second."""
     committed = Path("k8s/components/alerts/prometheus-rule.yaml")
     spec = yaml.safe_load(committed.read_text(encoding="utf-8"))["spec"]
@@ -119,31 +122,20 @@ def start_prometheus(folder: Path, targets: list[str]) -> tuple[subprocess.Popen
         ],
     }
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    address = f"127.0.0.1:{free_port()}"
-    process = subprocess.Popen(
-        [
-            program("prometheus"),
-            f"--config.file={folder / 'prometheus.yaml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={address}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "prometheus.log").open("wb"),
-    )
-    return process, f"http://{address}"
+    return [
+        program("prometheus"),
+        f"--config.file={folder / 'prometheus.yaml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    ]
 
 
-def start_trainer(folder: Path, model: Path, address: str, port: int) -> subprocess.Popen[bytes]:
+def trainer_command(folder: Path, model: Path, address: str, port: int) -> list[str]:
     """A trainer that goes on for longer than the test, with its metrics on that port."""
     config = folder / "trainer.toml"
     content = TRAINER.format(folder=folder / "run", port=port, model=model, address=address)
     config.write_text(content, encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer", str(config)],
-        env={**os.environ, "DS_ACCELERATOR": "cpu"},
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "trainer.log").open("wb"),
-    )
+    return [sys.executable, "-m", "trainer", str(config)]
 
 
 def without_comparisons(query: str) -> list[str]:
@@ -239,14 +231,16 @@ async def test_every_query_has_data_and_every_metric_is_documented(
             )
             assert len([item async for item in stream if isinstance(item, Task)]) == 4
             task = await synthesized(server, PRODUCT)
-            with ExitStack() as stack:
-                trainer = start_trainer(tmp_path, model, server.address, trainer_port)
-                stack.enter_context(ended_with(trainer))
-                targets = [server.metrics_address, f"127.0.0.1:{trainer_port}"]
-                prometheus, url = start_prometheus(tmp_path, targets)
-                stack.enter_context(ended_with(prometheus))
+            prometheus = f"127.0.0.1:{free_port()}"
+            targets = [server.metrics_address, f"127.0.0.1:{trainer_port}"]
+            training = trainer_command(tmp_path, model, server.address, trainer_port)
+            watching = prometheus_command(tmp_path, prometheus, targets)
+            with (
+                runs(training, tmp_path / "trainer.log") as trainer,
+                runs(watching, tmp_path / "prometheus.log"),
+            ):
                 await asyncio.sleep(2)
-                async with httpx2.AsyncClient(base_url=url) as http:
+                async with httpx2.AsyncClient(base_url=f"http://{prometheus}") as http:
                     missing = await load_until_all_have_data(server, task, http)
                 assert trainer.poll() is None, (tmp_path / "trainer.log").read_text()
                 trained = await exported(plain, f"127.0.0.1:{trainer_port}")

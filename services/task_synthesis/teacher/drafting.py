@@ -22,6 +22,7 @@ from services.task_synthesis.teacher.tool_check import (
     as_restriction,
     as_tool,
 )
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.criteria import (
     AskedCheck,
     CallMatcher,
@@ -30,7 +31,7 @@ from synthagent.worlds.criteria import (
     JudgedCheck,
     Section,
 )
-from synthagent.worlds.spec import Fact, Gate, Persona, Split, Task, World, task_digest
+from synthagent.worlds.spec import Fact, Gate, Persona, Split, Task, World
 
 TEACHER = "model"
 DRAFT_SUFFIX = "-draft"

@@ -15,8 +15,9 @@ from synthagent.worlds.compose.gold import Route, Walker, WalkError
 from synthagent.worlds.compose.language import Answer
 from synthagent.worlds.compose.restrict import probe_arguments
 from synthagent.worlds.compose.telling import tell_fact, tell_instruction, tell_persona
+from synthagent.worlds.content import canonical_content
 from synthagent.worlds.criteria import Criterion
-from synthagent.worlds.spec import Plan, PlanStep, Restriction, Split, Task, canonical_content
+from synthagent.worlds.spec import Plan, PlanStep, Restriction, Split, Task
 from synthagent.worlds.values import Scalar
 
 _PROBES = 12

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from tests.services.task_synthesis.teacher import products
+from tests.services.task_synthesis.teacher.sql_product import sql_world
 from tests.synthagent.llm.server import (
     ModelServer,
     Received,
@@ -173,7 +173,7 @@ class Company:
         }
 
     def _sql_world(self, _: str) -> dict[str, Any]:
-        return products.sql_world()
+        return sql_world()
 
     def _keep(self, prompt: str) -> dict[str, Any]:
         return {"reason": "It is clear.", "keep": not self.discards}

@@ -17,7 +17,7 @@ from synthagent.errors import (
 )
 from synthagent.metrics import ServerMetrics
 from synthagent.store import Store, ledger, tasks
-from synthagent.worlds.engine import Answer, compile_world
+from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import (
     AgentAction,
     AgentTurn,
@@ -31,6 +31,7 @@ from synthagent.worlds.episode import (
 )
 from synthagent.worlds.protocol import answer_turn
 from synthagent.worlds.rubric import judge
+from synthagent.worlds.session import Answer
 from synthagent.worlds.spec import Task
 from tests.services.tool_mock.conftest import OpenLedger, counted
 from tests.services.tool_mock.lending import Scribe, lending_task

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from synthagent.api.v1 import task_pb2
 from synthagent.convert import split_from_proto, split_to_proto, task_from_proto, task_to_proto
 from synthagent.errors import InvalidInput
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.criteria import CalledCheck
-from synthagent.worlds.spec import Certificate, Gate, GateResult, GateStatus, Task, task_digest
+from synthagent.worlds.spec import Certificate, Gate, GateResult, GateStatus, Task
 from tests.example_task import example_task
 from tests.synthagent.convert import strategies
 from tests.synthagent.convert.refusals import attempt, decoded, messages, names_a_field

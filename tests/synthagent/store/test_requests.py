@@ -10,13 +10,16 @@ from synthagent.store.requests import find, record
 
 
 class Simulator:
-    """Counts how often it is asked."""
+    """Counts how often it is asked; answers when its company is complete."""
 
-    def __init__(self) -> None:
+    def __init__(self, company: asyncio.Barrier | None = None) -> None:
         self.asked = 0
+        self._company = company
 
     async def reply(self) -> user_pb2.ReplyResponse:
         self.asked += 1
+        if self._company:
+            await self._company.wait()
         await asyncio.sleep(0.01)
         return user_pb2.ReplyResponse(reply=UserReply(text=f"answer {self.asked}"))
 
@@ -62,11 +65,13 @@ async def test_repeats_at_the_same_time_wait_for_the_first(store: Store) -> None
 
 async def test_between_processes_the_first_answer_wins(store: Store, database_url: str) -> None:
     other = Store(database_url)
-    here, there = Simulator(), Simulator()
+    both = asyncio.Barrier(2)  # neither answers before the other computes, too
+    here, there = Simulator(both), Simulator(both)
     there.asked = 10  # so that its answer reads otherwise
-    answers = await asyncio.gather(ask(store, here, "a"), ask(other, there, "a"))
-    # Both compute, unless one begins only when the other's answer is stored.
-    assert here.asked + there.asked in {11, 12}
+    async with asyncio.timeout(30):  # where one does not compute, the other waits for it
+        answers = await asyncio.gather(ask(store, here, "a"), ask(other, there, "a"))
+    assert here.asked == 1
+    assert there.asked == 11
     assert answers[0] == answers[1]
     assert await ask(store, here, "a") == answers[0]
     await other.close()

@@ -5,9 +5,10 @@ import pytest
 from synthagent.worlds import gates
 from synthagent.worlds.certificate import verify
 from synthagent.worlds.certify import Rejected, admit, certify
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.engine import ENGINE_VERSION
 from synthagent.worlds.novelty import NoveltyIndex
-from synthagent.worlds.spec import Gate, GateStatus, task_digest
+from synthagent.worlds.spec import Gate, GateStatus
 from tests.example_task import example_task
 from tests.synthagent.worlds.changed import Change, Data, changed, criterion, rejection, tool
 

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthagent.worlds import sandbox
-from synthagent.worlds.engine import EngineFault, WorldError, compile_world
+from synthagent.worlds.engine import WorldError, compile_world
 from synthagent.worlds.episode import ToolResult
+from synthagent.worlds.session import EngineFault
 from synthagent.worlds.spec import World
 from tests.example_task import example_task
 from tests.synthagent.worlds.changed import executes, returns, world

@@ -18,7 +18,7 @@ from services.task_synthesis.teacher.repair import Broken
 from services.task_synthesis.teacher.sql_product import SqlWorld
 from synthagent.worlds.certify import certify
 from synthagent.worlds.spec import Split, Task
-from tests.services.task_synthesis.teacher import products
+from tests.services.task_synthesis.teacher import products, sql_product
 from tests.services.task_synthesis.teacher.episodes import attempt
 from tests.services.task_synthesis.teacher.test_rubric import draft
 
@@ -122,7 +122,7 @@ def test_any_rubric_is_typed_or_refused(spoil: list[tuple[int, Any]]) -> None:
 @given(changes)
 def test_any_sql_world_is_certified_or_refused(spoil: list[tuple[int, Any]]) -> None:
     try:
-        product = SqlWorld.model_validate_json(spoiled(products.sql_world(), spoil), strict=True)
+        product = SqlWorld.model_validate_json(spoiled(sql_product.sql_world(), spoil), strict=True)
         task = sql_world.assembled(products.ROUTE, products.PERSONA, Split.TRAIN, product)
     except (Broken, ValidationError):
         return

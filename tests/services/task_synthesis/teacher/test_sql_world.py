@@ -13,7 +13,7 @@ from services.task_synthesis.teacher.sql_product import SqlWorld
 from synthagent.worlds.certify import certify
 from synthagent.worlds.criteria import ForbiddenCheck, Section
 from synthagent.worlds.spec import GateStatus, Split, SqlProgram, Task
-from tests.services.task_synthesis.teacher import products
+from tests.services.task_synthesis.teacher import sql_product
 from tests.services.task_synthesis.teacher.conftest import OpenClassroom
 from tests.services.task_synthesis.teacher.products import PERSONA, ROUTE, Json
 
@@ -21,7 +21,7 @@ Change = Callable[[Json], Any]
 
 
 def assembled(change: Change = lambda _: None) -> Task:
-    product = products.sql_world()
+    product = sql_product.sql_world()
     change(product)
     return sql_world.assembled(ROUTE, PERSONA, Split.TRAIN, SqlWorld.model_validate(product))
 
@@ -180,9 +180,9 @@ async def test_the_reason_goes_back_and_the_mended_world_is_admitted(
     classroom: OpenClassroom, number: int
 ) -> None:
     _, change, by, reason = BROKEN[number]
-    bad = products.sql_world()
+    bad = sql_product.sql_world()
     change(bad)
-    async with classroom({"sql_world": [bad, bad, products.sql_world()]}) as room:
+    async with classroom({"sql_world": [bad, bad, sql_product.sql_world()]}) as room:
         draft = await room.teacher.draft(
             ROUTE, PERSONA, Split.TRAIN, key="r/0", tool_kind=ToolKind.SQL, repairs=2
         )
@@ -199,7 +199,7 @@ async def test_the_reason_goes_back_and_the_mended_world_is_admitted(
 
 
 async def test_a_world_that_stays_broken_is_rejected_by_its_gate(classroom: OpenClassroom) -> None:
-    bad = products.sql_world()
+    bad = sql_product.sql_world()
     BROKEN[5][1](bad)
     async with classroom({"sql_world": [bad]}) as room:
         with pytest.raises(Rejected) as rejected:

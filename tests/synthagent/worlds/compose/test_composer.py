@@ -14,13 +14,14 @@ from synthagent.worlds.compose.composer import digest
 from synthagent.worlds.compose.composition import compose
 from synthagent.worlds.compose.gold import WalkError
 from synthagent.worlds.compose.library import library
+from synthagent.worlds.content import task_digest
 from synthagent.worlds.criteria import AskedCheck, Section
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.episode import UserReply
 from synthagent.worlds.novelty import NoveltyIndex
 from synthagent.worlds.plans import run_plan
 from synthagent.worlds.rubric import judge
-from synthagent.worlds.spec import Task, task_digest
+from synthagent.worlds.spec import Task
 
 PINNED = {
     ("train", "mini", "library", 7): "library-939b29e609d7f304",
@@ -31,7 +32,7 @@ PINNED = {
 
 _PRINT_DIGESTS = """
 from synthagent.worlds.compose import Composer
-from synthagent.worlds.spec import task_digest
+from synthagent.worlds.content import task_digest
 for split, level, seed in {cases!r}:
     print(task_digest(Composer(split, level).task(seed)))
 """
