@@ -136,8 +136,8 @@ def measure(bench: Bench, batch: list[Group], threads: int, repeats: int) -> lis
     )
     exact = bench.ours(check, "loss check, ours"), bench.theirs(check, "loss check, TRL")
     require_same(*exact, EXACT)
-    # The first update of Adam moves each weight by the learning rate whatever its gradient's size, so
-    # what rounding does to the sign of a small one would grow: here the weights stay, the work does not.
+    # Adam's first update moves each weight by the learning rate, however small its gradient: what
+    # rounding does to a sign would grow. So these weights stay; the work of the update does not.
     job = replace(
         check, batches=[small, batch], precision="bfloat16", iterations=1, learning_rate=0.0
     )
