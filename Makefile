@@ -80,7 +80,7 @@ learn: $(STAMP) ## what RL adds on unseen domains: three seeds, each under 40 mi
 	$(BIN)/python -m benchmarks.learn $(ARGS)
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real model server
 	$(BIN)/python -m pytest tests/llm -m llm -o timeout=600 $(ARGS)

@@ -1,4 +1,7 @@
-"""The order of the tests: files that take long begin first, so that no worker ends up alone."""
+"""The order of the tests: files that take long begin first, so that no worker ends up alone.
+
+pytest-xdist would begin with files of many tests instead: it is called with --no-loadscope-reorder.
+"""
 
 import signal
 
@@ -11,15 +14,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest_plugins = ["tests.databases"]
 
 _LONG = (
-    "tests/trainer/test_training.py",
+    "tests/synthagent/worlds/compose/test_composer.py",
+    "tests/end_to_end/test_model_teacher.py",
     "tests/end_to_end/test_reference_agents.py",
     "tests/trainer/test_engine.py",
+    "tests/trainer/test_training.py",
     "tests/trainer/test_stops.py",
+    "tests/benchmarks/test_cluster.py",
     "tests/services/task_synthesis/test_model_recovery.py",
-    "tests/services/rollout/test_recovery.py",
-    "tests/services/task_synthesis/test_recovery.py",
+    "tests/services/rollout/policy/test_engine.py",
     "tests/manifests/test_commands.py",
-    "tests/services/task_synthesis/test_synthesize.py",
+    "tests/synthagent/llm/test_models.py",
+    "tests/synthagent/store/test_responses.py",
+    "tests/services/test_main.py",
+    "tests/end_to_end/test_backup.py",
+    "tests/benchmarks/study/test_stages.py",
 )
 
 

@@ -24,7 +24,7 @@ from trainer.packing import Row, pack
 from trainer.policy import PolicyScorer, load_model
 from trainer.ranks import join_ranks
 
-TOKENS_PER_ROW = 1024
+TOKENS_PER_ROW = 2048
 
 
 def resident(field: str) -> int:
