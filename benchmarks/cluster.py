@@ -19,14 +19,17 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
+import time_machine
 from dnslib import QTYPE, RR, A, DNSRecord
 from dnslib.server import BaseResolver, DNSLogger, DNSServer
 
@@ -63,6 +66,8 @@ class Replica:
     process: BaseProcess
     log: Path
     ready: Path
+    clock: Path
+    """Holds how many seconds its clock is off: see `Cluster.jump`."""
     frozen: bool = False
     said: dict[str, Any] = field(default_factory=dict)
     """The ready line: address, metrics_address, services, pid."""
@@ -117,15 +122,22 @@ class Cluster:
         replicas: int = 3,
         settings: Mapping[str, str] | None = None,
         services: Sequence[str] = SERVICES,
+        postgresql: PostgresqlServer | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts nothing yet. `settings` by name, for every process; logs go to `folder`."""
+        """Starts nothing yet. `settings` by name, for every process; logs go to `folder`.
+
+        `postgresql` is a server that is not started yet; the setting database_url lets services
+        reach it another way. `environment` are more variables of every process.
+        """
         self.folder = folder
-        self.postgresql = PostgresqlServer(settings=("max_connections=400",))
+        self.postgresql = postgresql or PostgresqlServer(settings=("max_connections=400",))
         self.replicas: list[Replica] = []
         """All that were ever started and not replaced, dead ones included."""
         self._count = replicas
         self._services = tuple(services)
         self._settings = {**_SETTINGS, **(settings or {})}
+        self._variables = dict(environment or {})
         self._network = _free_network()
         self._names = NameServer()
         self._name_server = ""
@@ -232,6 +244,15 @@ class Cluster:
             os.kill(replica.pid, signal.SIGCONT)
             replica.frozen = False
 
+    def jump(self, replica: Replica, seconds: float) -> None:
+        """Sets the replica's wall clock so many seconds off; 0 is the machine's time again.
+
+        It is what Python's own clocks of the day tell in that process while it runs; monotonic
+        clocks, those of gRPC's core and those of other processes stay.
+        """
+        replica.clock.write_text(str(seconds))
+        os.kill(replica.pid, signal.SIGUSR2)
+
     def _start(self, service: str, former: Replica | None = None) -> Replica:
         if former:
             number, host = former.number, former.host
@@ -241,25 +262,27 @@ class Cluster:
             host = f"127.{self._network}.{SERVICES.index(service) + 1}.{number}"
         name = f"{service}-{number}"
         log, ready = self.folder / f"{name}.log", self.folder / f"{name}.ready"
+        clock = self.folder / f"{name}.clock"
         ready.unlink(missing_ok=True)
         log.touch()
         process = self._fork.Process(
-            target=_serve, args=(service, self._environment(host), log, ready), name=name
+            target=_serve, args=(service, self._environment(host), log, ready, clock), name=name
         )
         process.start()
-        replica = Replica(service, number, host, process, log, ready)
+        replica = Replica(service, number, host, process, log, ready, clock)
         self.replicas.append(replica)
         return replica
 
     def _environment(self, host: str) -> dict[str, str]:
         chosen = {
-            **self._settings,
             "database_url": self.database_url,
+            **self._settings,
             "host": host,
             "port": str(PORT),
             **{f"{service}_address": self.target(service) for service in self._services},
         }
-        return {f"SYNTHAGENT_{name.upper()}": value for name, value in chosen.items()}
+        settings = {f"SYNTHAGENT_{name.upper()}": value for name, value in chosen.items()}
+        return {**self._variables, **settings}
 
     def _await_ready(self, replica: Replica) -> None:
         end = time.monotonic() + _READY_SECONDS
@@ -296,15 +319,32 @@ def _shuffled(numbers: range) -> Iterator[int]:
     yield from random.SystemRandom().sample(numbers, len(numbers))
 
 
-def _serve(service: str, environment: Mapping[str, str], log: Path, ready: Path) -> None:
+def _serve(
+    service: str, environment: Mapping[str, str], log: Path, ready: Path, clock: Path
+) -> None:
     """What a forked process does: `python -m services SERVICE`, with its own log and ready file."""
     from services.__main__ import ServiceName, main  # noqa: PLC0415 - in the forked process only
 
     for name in [name for name in os.environ if name.startswith("SYNTHAGENT_")]:
         del os.environ[name]
     os.environ.update(environment)
+    tempfile.tempdir = None  # the environment may name another
     errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(errors, sys.stderr.fileno())
     sys.stdout = ready.open("w")
     os.setsid()  # a Ctrl-C reaches the owner of the cluster, who ends it in good order
+    signal.signal(signal.SIGUSR2, partial(_set_clock, clock))
     main(ServiceName(service))
+
+
+_travels: list[time_machine.travel] = []
+"""The one that this process is on, if any."""
+
+
+def _set_clock(clock: Path, _number: int, _frame: FrameType | None) -> None:
+    while _travels:
+        _travels.pop().stop()
+    seconds = float(clock.read_text())
+    if seconds:
+        _travels.append(time_machine.travel(time.time() + seconds, tick=True))
+        _travels[0].start()

@@ -147,6 +147,6 @@ async def test_a_damaged_checkpoint_or_none_is_said_before_anything_is_changed(
     ends = await asyncio.gather(start([config]).end(), start([config, "--resume"]).end())
     for code, said in ends:
         assert code == 4, said
-        assert "it is not JSON" in said
+        assert "manifest.json: it is not JSON" in said
         assert "Nothing was changed." in said
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before

@@ -4,7 +4,6 @@ import importlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ from synthagent.store.tasks import put
 from synthagent.worlds.certify import admit
 from synthagent.worlds.compose import Composer
 from synthagent.worlds.spec import Split, Task
+from tests.databases import NewDatabase
 from tests.example_task import example_task
 
 SERVICES = ("tool_mock", "user_simulator", "rubric_judge", "rollout")
@@ -30,7 +30,13 @@ def certified_tasks() -> tuple[Task, ...]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Serve:
+def database_url(new_database: NewDatabase) -> str:
+    """The URL of a fresh database with our schema; SQLite, or what the test asks for."""
+    return new_database()
+
+
+@pytest.fixture
+def serve(database_url: str) -> Serve:
     """Starts a server on the test's database, with its tasks, and connects a client."""
 
     @asynccontextmanager
@@ -39,7 +45,7 @@ def serve(tmp_path: Path) -> Serve:
     ) -> AsyncIterator[tuple[SynthAgentClient, Running]]:
         chosen = load_settings(
             **{
-                "database_url": f"sqlite:///{tmp_path}/synthagent.db",
+                "database_url": database_url,
                 "port": 0,
                 "metrics_port": None,
                 "drain_seconds": 2.0,

@@ -8,6 +8,7 @@ from synthagent.api.v1 import rollout_pb2 as pb
 from synthagent.client import SynthAgentClient
 from synthagent.errors import Cancelled, InvalidInput, PreconditionFailed, StepOutOfRange
 from synthagent.store import runs
+from tests.databases import on_both_databases
 from tests.services.rollout.conftest import Serve, finished, selection
 
 _WEIGHTS = st.lists(st.integers(1, 5000), min_size=1, max_size=40)
@@ -57,6 +58,7 @@ def _training(**fields: int) -> pb.RunSpec:
     )
 
 
+@on_both_databases
 async def test_a_batch_is_the_same_for_ever(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training())
@@ -74,6 +76,7 @@ async def test_a_batch_is_the_same_for_ever(serve: Serve) -> None:
     ]
 
 
+@on_both_databases
 async def test_ranks_share_a_batch_by_whole_groups(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training())
@@ -86,6 +89,7 @@ async def test_ranks_share_a_batch_by_whole_groups(serve: Serve) -> None:
         assert shares[0][0].header.imbalance == shares[1][0].header.imbalance >= 1.0
 
 
+@on_both_databases
 async def test_every_task_stands_once_in_each_pass(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training(steps=5, groups_per_step=2))
@@ -100,6 +104,7 @@ async def test_every_task_stands_once_in_each_pass(serve: Serve) -> None:
         assert sorted(seen[:5]) == sorted(seen[5:]) == tasks
 
 
+@on_both_databases
 async def test_steps_are_admitted_only_as_room_allows(serve: Serve) -> None:
     async with serve(max_concurrent_episodes=6) as (client, server):
         await client.create_run("train", _training(steps=1_000_000))
@@ -115,6 +120,7 @@ async def test_steps_are_admitted_only_as_room_allows(serve: Serve) -> None:
         await client.cancel_run("train")
 
 
+@on_both_databases
 async def test_a_batch_that_cannot_come_is_refused(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("train", _training())

@@ -5,20 +5,20 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
+from sqlalchemy import NullPool, create_engine, text
 
 from synthagent.api.v1 import rollout_pb2 as pb
 from synthagent.client import SynthAgentClient
-from synthagent.store import Store, upgrade
+from synthagent.store import Store
 from synthagent.store.tasks import put
+from tests.databases import NewDatabase, on_both_databases
 from tests.services.rollout.conftest import Serve, certified_tasks, finished, selection
 
 SPEC = pb.RunSpec(
@@ -27,14 +27,14 @@ SPEC = pb.RunSpec(
 
 
 @contextmanager
-def _process(database: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _process(database: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m services all` on a database, ready; killed at the end if it still runs."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SYNTHAGENT_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "services", "all"],
         env={
             **environment,
-            "SYNTHAGENT_DATABASE_URL": f"sqlite:///{database}",
+            "SYNTHAGENT_DATABASE_URL": database,
             "SYNTHAGENT_PORT": "0",
             "SYNTHAGENT_METRICS_PORT": "none",
             "SYNTHAGENT_MAX_CONCURRENT_EPISODES": "4",
@@ -52,45 +52,46 @@ def _process(database: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
 
 
-async def _prepare(database: Path) -> None:
-    upgrade(f"sqlite:///{database}")
-    store = Store(f"sqlite:///{database}")
+async def _prepare(database: str) -> None:
+    store = Store(database)
     for task in certified_tasks():
         await store.write(partial(put, task=task))
     await store.close()
 
 
-def _logs(database: Path) -> list[tuple[object, ...]]:
+def _rows(database: str, query: str) -> list[tuple[object, ...]]:
+    engine = create_engine(database, poolclass=NullPool)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def _logs(database: str) -> list[tuple[object, ...]]:
     """Every event of every episode and its verdict, without times."""
-    with sqlite3.connect(database) as connection:
-        events = connection.execute(
-            "SELECT trajectory_id, sequence, kind, body FROM event ORDER BY 1, 2"
-        ).fetchall()
-        verdicts = connection.execute(
-            "SELECT trajectory_id, outcome, reward, verdict FROM episode ORDER BY 1"
-        ).fetchall()
-    connection.close()
-    return [*events, *verdicts]
+    return [
+        *_rows(database, "SELECT trajectory_id, sequence, kind, body FROM event ORDER BY 1, 2"),
+        *_rows(database, "SELECT trajectory_id, outcome, reward, verdict FROM episode ORDER BY 1"),
+    ]
 
 
-def _cut_short(database: Path) -> int:
+def _cut_short(database: str) -> int:
     """Episodes that have begun and not ended."""
-    connection = sqlite3.connect(database)
-    (count,) = connection.execute(
-        "SELECT count(DISTINCT e.trajectory_id) FROM event JOIN episode e USING (trajectory_id) "
-        "WHERE e.state = 'running'"
-    ).fetchone()
-    connection.close()
-    return int(count)
+    return len(
+        _rows(
+            database,
+            "SELECT DISTINCT e.trajectory_id FROM event JOIN episode e USING (trajectory_id) "
+            "WHERE e.state = 'running'",
+        )
+    )
 
 
+@on_both_databases
 @pytest.mark.timeout(180)
 async def test_killed_at_random_moments_a_run_comes_out_the_same(
-    serve: Serve, tmp_path: Path
+    serve: Serve, new_database: NewDatabase
 ) -> None:
-    undisturbed, disturbed = tmp_path / "undisturbed.db", tmp_path / "disturbed.db"
+    undisturbed, disturbed = new_database(), new_database()
     await _prepare(disturbed)
-    async with serve(database_url=f"sqlite:///{undisturbed}") as (client, _):
+    async with serve(database_url=undisturbed) as (client, _):
         await client.create_run("run", SPEC)
         assert (await finished(client, "run")).progress.mean_reward == 1.0
 

@@ -1,6 +1,5 @@
 import asyncio
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +12,15 @@ from services.rollout.spec import PolicyAgentSpec, RunSpec, Selection, Training
 from synthagent.llm import Models
 from synthagent.metrics import ServerMetrics
 from synthagent.settings import load_settings
-from synthagent.store import Store, runs, upgrade
+from synthagent.store import Store, runs
 from synthagent.store.database import now
 from synthagent.store.runs import RunState, StoredPolicy, StoredRun
 from synthagent.store.tasks import put
 from synthagent.tokens import Sampling
+from tests.databases import on_both_databases
 from tests.services.rollout.conftest import certified_tasks
+
+pytestmark = on_both_databases
 
 WINDOW = 2
 
@@ -33,10 +35,8 @@ def _control(store: Store, window: int = WINDOW) -> RunControl:
     return RunControl(store, policies, models, scheduler, Changes(), window=window)
 
 
-async def test_a_run_cancelled_elsewhere_leaves_the_others_their_turn(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/synthagent.db"
-    upgrade(url)
-    store = Store(url)
+async def test_a_run_cancelled_elsewhere_leaves_the_others_their_turn(database_url: str) -> None:
+    store = Store(database_url)
     task = certified_tasks()[0]
     await store.write(lambda c: put(c, task))
     spec = RunSpec(
@@ -61,12 +61,10 @@ async def test_a_run_cancelled_elsewhere_leaves_the_others_their_turn(tmp_path: 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
 async def test_no_step_is_admitted_that_could_become_too_old(
-    tmp_path: Path, max_staleness: int
+    database_url: str, max_staleness: int
 ) -> None:
     """Over two replicas, of which one begins anew at each version."""
-    url = f"sqlite:///{tmp_path}/synthagent.db"
-    upgrade(url)
-    store = Store(url)
+    store = Store(database_url)
     task = certified_tasks()[0]
     await store.write(lambda c: put(c, task))
     steps, first = 6, 2

@@ -5,7 +5,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
@@ -14,20 +13,19 @@ from services.rollout import scheduler as module
 from services.rollout.order import group_id, trajectory_id
 from services.rollout.scheduler import MAX_BREAKS, Scheduler, Work, is_dead, process_name
 from synthagent.metrics import ServerMetrics
-from synthagent.store import Store, episodes, leases, runs, upgrade
+from synthagent.store import Store, episodes, leases, runs
 from synthagent.store.database import now
 from synthagent.store.episodes import LeaseLost, StoredEpisode
 from synthagent.store.runs import RunState, StoredGroup, StoredRun
 from synthagent.store.tasks import put
+from tests.databases import on_both_databases
 from tests.services.rollout.conftest import certified_tasks
 
 FAR = 10**9
 
 
-async def _prepared(path: Path, count: int = 6) -> Store:
+async def _prepared(url: str, count: int = 6) -> Store:
     """A store in which a run of `count` groups of one episode waits."""
-    url = f"sqlite:///{path}/synthagent.db"
-    upgrade(url)
     store = Store(url)
     task = certified_tasks()[0]
 
@@ -120,8 +118,9 @@ def test_a_process_of_this_host_that_is_no_more_is_dead() -> None:
     assert not is_dead(f"elsewhere/{child.pid}/0badcafe", me)
 
 
-async def test_episodes_run_in_order_of_admission_within_the_limit(tmp_path: Path) -> None:
-    store, log = await _prepared(tmp_path), Log()
+@on_both_databases
+async def test_episodes_run_in_order_of_admission_within_the_limit(database_url: str) -> None:
+    store, log = await _prepared(database_url), Log()
     async with _scheduling(store, log):
         await _until(lambda: len(log.ended) == 6)
     assert log.ran == [f"r.{n}.0" for n in range(6)]
@@ -129,10 +128,11 @@ async def test_episodes_run_in_order_of_admission_within_the_limit(tmp_path: Pat
     await store.close()
 
 
+@on_both_databases
 async def test_what_a_dead_process_left_is_taken_at_once(
-    tmp_path: Path,
+    database_url: str,
 ) -> None:
-    store, log = await _prepared(tmp_path, 3), Log()
+    store, log = await _prepared(database_url, 3), Log()
     me = process_name()
     dead = f"{me.rsplit('/', 2)[0]}/{os.getpid()}/0badcafe"
     for owner, seconds in ((dead, FAR), ("elsewhere/1/1", FAR), ("elsewhere/1/2", 0.4)):
@@ -145,8 +145,9 @@ async def test_what_a_dead_process_left_is_taken_at_once(
     await store.close()
 
 
-async def test_stopping_gives_the_leases_back(tmp_path: Path) -> None:
-    store = await _prepared(tmp_path, 3)
+@on_both_databases
+async def test_stopping_gives_the_leases_back(database_url: str) -> None:
+    store = await _prepared(database_url, 3)
     async with _scheduling(store, first := Log(hold=True), limit=3):
         await _until(lambda: len(first.ran) == 3)
     async with _scheduling(store, second := Log(), limit=3):
@@ -155,12 +156,13 @@ async def test_stopping_gives_the_leases_back(tmp_path: Path) -> None:
     await store.close()
 
 
+@on_both_databases
 async def test_an_episode_that_breaks_is_tried_again_and_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
-    store = await _prepared(tmp_path, 2)
+    store = await _prepared(database_url, 2)
 
     class Breaking(Log):
         async def run(self, episode: StoredEpisode) -> None:
@@ -180,11 +182,12 @@ async def test_an_episode_that_breaks_is_tried_again_and_given_up(
     await store.close()
 
 
+@on_both_databases
 async def test_leases_are_renewed_and_lost_episodes_are_let_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
-    store = await _prepared(tmp_path, 2)
+    store = await _prepared(database_url, 2)
     async with _scheduling(store, log := Log(hold=True)):
         await _until(lambda: log.now == 2)
         await asyncio.sleep(0.5)

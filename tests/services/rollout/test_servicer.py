@@ -13,6 +13,7 @@ from synthagent.errors import (
     PreconditionFailed,
     SynthAgentError,
 )
+from tests.databases import on_both_databases
 from tests.services.rollout.conftest import Serve, certified_tasks, finished, selection
 
 GOLD, NOOP = pb.REFERENCE_AGENT_GOLD, pb.REFERENCE_AGENT_NOOP
@@ -38,6 +39,7 @@ async def test_every_reference_agent_earns_what_it_should(serve: Serve) -> None:
         assert 0.0 < means[CARELESS] < 1.0
 
 
+@on_both_databases
 async def test_a_trajectory_tells_all_that_happened(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("one", pb.RunSpec(reference=GOLD, tasks=selection(1)))
@@ -78,6 +80,7 @@ async def test_a_run_without_the_information_gap_asks_nothing_and_says_so(serve:
             await client.create_run("told-no-interaction", spec)
 
 
+@on_both_databases
 async def test_trajectories_are_listed_as_they_ended(serve: Serve) -> None:
     async with serve() as (client, _):
         await client.create_run("all", pb.RunSpec(reference=GOLD, tasks=selection(), group_size=3))
@@ -99,6 +102,7 @@ async def test_trajectories_are_listed_as_they_ended(serve: Serve) -> None:
         assert pages == listed
 
 
+@on_both_databases
 async def test_a_run_is_created_once(serve: Serve) -> None:
     async with serve() as (client, _):
         spec = pb.RunSpec(reference=NOOP, tasks=selection(2), seed=2**64 - 1)
@@ -113,6 +117,7 @@ async def test_a_run_is_created_once(serve: Serve) -> None:
             await client.create_run("twice", spec)
 
 
+@on_both_databases
 async def test_runs_are_listed_newest_first(serve: Serve) -> None:
     async with serve() as (client, _):
         for name in ("a", "b", "c"):
@@ -126,6 +131,7 @@ async def test_runs_are_listed_newest_first(serve: Serve) -> None:
         assert not last.next_page_token
 
 
+@on_both_databases
 async def test_a_selection_is_drawn_by_the_seed(serve: Serve) -> None:
     async with serve() as (client, _):
         chosen = {}
@@ -152,6 +158,7 @@ async def test_limits_of_turns_end_an_episode(serve: Serve) -> None:
         assert 0.0 < trajectory.verdict.reward < 1.0
 
 
+@on_both_databases
 async def test_cancelling_stops_a_run_and_keeps_what_ended(serve: Serve) -> None:
     async with serve(max_concurrent_episodes=2) as (client, _):
         spec = pb.RunSpec(reference=GOLD, tasks=selection(), group_size=100)

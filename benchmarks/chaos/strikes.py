@@ -1,0 +1,160 @@
+"""What each kind of fault does to the system, and how it is undone.
+
+`STRIKES` is the registry: a coroutine function for each kind that strikes, waits as long as the
+fault lasts, undoes what an operator or an orchestrator would undo, and returns when what was struck
+works again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import signal
+from collections.abc import Mapping
+
+import grpc
+import psutil
+
+from benchmarks.chaos import requests
+from benchmarks.chaos.schedule import DATABASE, WORKER, Fault, FaultKind
+from benchmarks.chaos.system import Strike, System
+from benchmarks.cluster import PORT, Replica
+
+_LIVENESS_SECONDS = 10.0
+"""A replica that answers nothing for so long is killed, as Kubernetes would by its probe."""
+
+_HOUR = 3600
+_PRESSURE_BYTES = 8 * 2**20  # of a message that asks a replica for memory
+
+
+async def kill(system: System, fault: Fault, chance: random.Random) -> None:
+    """SIGKILL; what died is started again in its place."""
+    if fault.target == DATABASE:
+        async with system.database():
+            await asyncio.to_thread(system.cluster.postgresql.restart, signal.SIGKILL)
+            await system.probes.database()
+        return
+    service = "task_synthesis" if fault.target == WORKER else fault.target
+    async with system.replica(service, chance) as replica:
+        if fault.target == WORKER and (workers := psutil.Process(replica.pid).children()):
+            chance.choice(workers).kill()
+            await system.probes.replica(replica)
+        else:
+            system.cluster.kill(replica)
+            again = await asyncio.to_thread(system.cluster.restart, replica)
+            await system.probes.replica(again)
+
+
+async def freeze(system: System, fault: Fault, chance: random.Random) -> None:
+    """SIGSTOP, and SIGCONT when the time is over."""
+    async with system.replica(fault.target, chance) as replica:
+        system.cluster.freeze(replica)
+        await asyncio.sleep(fault.seconds)
+        system.cluster.thaw(replica)
+        await system.probes.replica(replica)
+
+
+async def database_restart(system: System, fault: Fault, chance: random.Random) -> None:
+    """A fast shutdown or an immediate one, and a start when the time is over."""
+    number = chance.choice((signal.SIGINT, signal.SIGQUIT))
+    async with system.database():
+        postgresql = system.cluster.postgresql
+        await asyncio.to_thread(postgresql.restart, number, away_seconds=fault.seconds)
+        await system.probes.database()
+
+
+async def connection_reset(system: System, fault: Fault, chance: random.Random) -> None:
+    """Resets what is open, and what comes until the time is over."""
+    async with system.database():
+        system.proxy.set(reset=True)
+        await asyncio.sleep(fault.seconds)
+        system.proxy.set(reset=False)
+        await system.probes.database()
+
+
+async def connection_delay(system: System, fault: Fault, chance: random.Random) -> None:
+    """Each packet comes 20 to 300 ms late."""
+    async with system.database():
+        system.proxy.set(delay=chance.uniform(0.02, 0.3))
+        await asyncio.sleep(fault.seconds)
+        system.proxy.set(delay=0.0)
+        await system.probes.database()
+
+
+async def disk_full(system: System, fault: Fault, chance: random.Random) -> None:
+    """Takes every byte of the database's file system, again and again, and gives them back.
+
+    A database that gave up meanwhile is started again, as its operator would.
+    """
+    if system.disk is None:
+        raise RuntimeError("there is no disk to fill")
+    async with system.database():
+        end = asyncio.get_running_loop().time() + fault.seconds
+        while asyncio.get_running_loop().time() < end:
+            system.disk.fill()
+            await asyncio.sleep(0.05)
+        system.disk.free()
+        server = system.cluster.postgresql
+        if server.process is None or server.process.poll() is not None:
+            system.events.append("the database ended on a full disk and was started again")
+            await asyncio.to_thread(server.restart)
+        await system.probes.database()
+
+
+async def clock_jump(system: System, fault: Fault, chance: random.Random) -> None:
+    """The clock of a running replica is up to two hours off, then right again."""
+    async with system.replica(fault.target, chance) as replica:
+        system.cluster.jump(replica, chance.choice((-1, 1)) * chance.uniform(0.1, 2.0) * _HOUR)
+        await asyncio.sleep(fault.seconds)
+        system.cluster.jump(replica, 0.0)
+        await system.probes.replica(replica)
+
+
+async def out_of_memory(system: System, fault: Fault, chance: random.Random) -> None:
+    """No more address space than is in use (RLIMIT_AS), while large messages come.
+
+    Allocations that need more fail, as under a full machine without overcommitment. A replica that
+    died of it, or does not answer afterwards, is started again.
+    """
+    async with system.replica(fault.target, chance) as replica:
+        process = psutil.Process(replica.pid)
+        _, hard = process.rlimit(resource.RLIMIT_AS)
+        process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms, hard))
+        await _press(replica, fault.seconds)
+        if replica.alive:
+            process.rlimit(resource.RLIMIT_AS, (hard, hard))
+        if not replica.alive or not await system.probes.alive(replica, _LIVENESS_SECONDS):
+            how = "did not answer" if replica.alive else "ended"
+            system.events.append(f"{replica.process.name} {how} out of memory; started again")
+            replica = await asyncio.to_thread(system.cluster.restart, replica)
+            await system.probes.replica(replica)
+
+
+async def _press(replica: Replica, seconds: float) -> None:
+    """Sends large messages, which no method can read, until the time is over."""
+    message = os.urandom(_PRESSURE_BYTES)
+    end = asyncio.get_running_loop().time() + seconds
+    while (left := end - asyncio.get_running_loop().time()) > 0:
+        async with grpc.aio.insecure_channel(f"{replica.host}:{PORT}") as channel:
+            send = channel.unary_unary("/synthagent.api.v1.TaskSynthesis/ImportTasks")
+            calls = [send(message, timeout=left) for _ in range(4)]
+            await asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.sleep(0.1)
+
+
+STRIKES: Mapping[FaultKind, Strike] = {
+    FaultKind.KILL: kill,
+    FaultKind.FREEZE: freeze,
+    FaultKind.DATABASE_RESTART: database_restart,
+    FaultKind.CONNECTION_RESET: connection_reset,
+    FaultKind.CONNECTION_DELAY: connection_delay,
+    FaultKind.DISK_FULL: disk_full,
+    FaultKind.CLOCK_JUMP: clock_jump,
+    FaultKind.OUT_OF_MEMORY: out_of_memory,
+    FaultKind.DUPLICATE_REQUESTS: requests.duplicate,
+    FaultKind.REORDERED_REQUESTS: requests.reorder,
+    FaultKind.CORRUPT_IMPORT: requests.corrupt_import,
+}
+"""What each kind does."""
