@@ -134,6 +134,8 @@ class Cluster:
         self.postgresql = postgresql or PostgresqlServer(settings=("max_connections=400",))
         self.replicas: list[Replica] = []
         """All that were ever started and not replaced, dead ones included."""
+        self.started: list[int] = []
+        """Process numbers of all that were ever started."""
         self._count = replicas
         self._services = tuple(services)
         self._settings = {**_SETTINGS, **(settings or {})}
@@ -269,6 +271,7 @@ class Cluster:
             target=_serve, args=(service, self._environment(host), log, ready, clock), name=name
         )
         process.start()
+        self.started.append(process.pid or 0)
         replica = Replica(service, number, host, process, log, ready, clock)
         self.replicas.append(replica)
         return replica

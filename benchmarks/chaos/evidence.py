@@ -93,9 +93,7 @@ class Evidence:
                 (row.method, row.request_id): row.response or b""
                 for row in connection.execute(answered)
             },
-            synthesized=[
-                (row.request_id, row.task_id) for row in connection.execute(admitted)
-            ],
+            synthesized=[(row.request_id, row.task_id) for row in connection.execute(admitted)],
             tasks_digest=tasks_digest(connection),
         )
 

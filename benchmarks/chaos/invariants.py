@@ -133,9 +133,10 @@ def one_verdict(evidence: Evidence, expected: Expected) -> list[str]:
 def wrong_reward(evidence: Evidence, expected: Expected) -> list[str]:
     """Every reward is that of the undisturbed twin."""
     return [
-        f"episode {row.trajectory_id} has the reward {row.reward}, and {twin.reward} undisturbed"
+        f"episode {row.trajectory_id} has the reward {row.reward}, "
+        f"and {twin.reward if twin else 'no twin'} undisturbed"
         for row, twin in _pairs(evidence, expected)
-        if twin is None or row.reward != twin.reward or row.reward is None
+        if twin is None or row.reward is None or row.reward != twin.reward
     ]
 
 

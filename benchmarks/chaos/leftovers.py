@@ -46,7 +46,7 @@ async def orphan_sessions(cluster: Cluster) -> list[str]:
 
 
 def _scrape(address: str) -> dict[str, float]:
-    with urlopen(f"http://{address}/metrics", timeout=10) as page:  # noqa: S310 - our own port
+    with urlopen(f"http://{address}/metrics", timeout=10) as page:
         families = text_string_to_metric_families(page.read().decode())
         return {sample.name: sample.value for family in families for sample in family.samples}
 
@@ -84,7 +84,7 @@ class Memory:
 
 
 def memory(cluster: Cluster) -> Memory:
-    """The memory now. Of the database what its processes have for themselves: its cache is fixed."""
+    """The memory now. Of the database what its processes do not share: its cache is fixed."""
     by_process = {replica.pid: _resident(replica.pid) for replica in cluster.living()}
     by_service = {
         service: sum(by_process[replica.pid] for replica in cluster.living(service))

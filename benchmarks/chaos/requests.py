@@ -139,13 +139,12 @@ async def _numbered_calls(system: System, channel: grpc.aio.Channel, episode: Tr
     turn = next(event.agent for event in episode.events if event.agent.tool)
 
     def call(sequence: int) -> tool_pb2.SessionRequest:
-        made = tool_pb2.Call(
-            sequence=sequence, tool=turn.tool, arguments_json=turn.arguments_json
-        )
+        made = tool_pb2.Call(sequence=sequence, tool=turn.tool, arguments_json=turn.arguments_json)
         return tool_pb2.SessionRequest(call=made)
 
     opening = tool_pb2.SessionRequest(open=tool_pb2.OpenSession(task_id=episode.task_id))
-    stream: Any = channel.stream_stream(  # the stubs know only calls with an iterator of requests
+    open_call: Any = channel.stream_stream  # the stubs know only calls with all requests given
+    stream = open_call(
         "/synthagent.api.v1.ToolMock/Session",
         request_serializer=tool_pb2.SessionRequest.SerializeToString,
         response_deserializer=tool_pb2.SessionResponse.FromString,
@@ -157,7 +156,7 @@ async def _numbered_calls(system: System, channel: grpc.aio.Channel, episode: Tr
             answer = await stream.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             break
-        if answer is grpc.aio.EOF:
+        if not isinstance(answer, tool_pb2.SessionResponse):  # the end of the stream
             break
         heard.append(answer)
     code = await stream.code()
@@ -193,7 +192,8 @@ async def corrupt_import(system: System, fault: Fault, chance: random.Random) ->
 
 async def _refused_bytes(system: System, channel: grpc.aio.Channel, message: bytes) -> None:
     """A message that cannot be read is an error, whatever the server makes of it."""
-    send: Any = channel.unary_unary("/synthagent.api.v1.TaskSynthesis/ImportTasks")
+    open_call: Any = channel.unary_unary  # the stubs know only calls with serializers
+    send = open_call("/synthagent.api.v1.TaskSynthesis/ImportTasks")
     try:
         await send(message, timeout=_IMPORT_SECONDS)
     except grpc.aio.AioRpcError:
@@ -204,7 +204,8 @@ async def _refused_bytes(system: System, channel: grpc.aio.Channel, message: byt
 async def _import(
     channel: grpc.aio.Channel, request: task_pb2.ImportTasksRequest
 ) -> task_pb2.ImportTasksResponse:
-    send: Any = channel.unary_unary("/synthagent.api.v1.TaskSynthesis/ImportTasks")
+    open_call: Any = channel.unary_unary  # the stubs know only calls with serializers
+    send = open_call("/synthagent.api.v1.TaskSynthesis/ImportTasks")
     try:
         answer = await send(request.SerializeToString(), timeout=_IMPORT_SECONDS)
     except grpc.aio.AioRpcError as error:
@@ -219,4 +220,4 @@ async def _channel(system: System, service: str) -> AsyncIterator[grpc.aio.Chann
     try:
         yield channel
     finally:
-        await channel.close()
+        await channel.close(grace=None)

@@ -83,35 +83,32 @@ class Fault:
     number: int
 
 
-_OF_REPLICAS = (FaultKind.FREEZE, FaultKind.CLOCK_JUMP, FaultKind.OUT_OF_MEMORY)
-_KILLED = (*SERVICES, DATABASE, WORKER)
+_TARGETS: Mapping[FaultKind, Sequence[str]] = {
+    **dict.fromkeys(FaultKind, (DATABASE,)),
+    **dict.fromkeys((FaultKind.FREEZE, FaultKind.CLOCK_JUMP, FaultKind.OUT_OF_MEMORY), SERVICES),
+    FaultKind.KILL: (*SERVICES, DATABASE, WORKER),
+}
 
 
 def schedule(seed: int, count: int, seconds: float) -> list[Fault]:
     """`count` faults within `seconds`, in order of time; with 16 or more, of every kind.
 
     Each has an equal part of the time and strikes at a drawn moment of it. Kinds come from a
-    shuffled deck that holds each as often as `WEIGHTS` say, targets from decks of their own, so
+    shuffled deck that holds each as often as `WEIGHTS` say, targets from a deck for each kind, so
     that every service is struck.
     """
     chance = random.Random(seed)  # noqa: S311 - a schedule, no secret
     kinds = _Decks(chance, [kind for kind, weight in WEIGHTS.items() for _ in range(weight)])
-    killed = _Decks(chance, _KILLED)
-    services = _Decks(chance, SERVICES)
+    targets = {kind: _Decks(chance, cards) for kind, cards in _TARGETS.items()}
     part = seconds / count
     faults = []
     for number in range(count):
         kind = kinds.draw()
-        target = DATABASE
-        if kind is FaultKind.KILL:
-            target = killed.draw()
-        elif kind in _OF_REPLICAS:
-            target = services.draw()
         faults.append(
             Fault(
                 at=(number + chance.random()) * part,
                 kind=kind,
-                target=target,
+                target=targets[kind].draw(),
                 seconds=chance.uniform(0.2, 1.0) * LONGEST.get(kind, 0.0),
                 number=chance.getrandbits(32),
             )

@@ -13,6 +13,7 @@ import random
 import resource
 import signal
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import psutil
@@ -128,8 +129,8 @@ async def out_of_memory(system: System, fault: Fault, chance: random.Random) -> 
         if not replica.alive or not await system.probes.alive(replica, _LIVENESS_SECONDS):
             how = "did not answer" if replica.alive else "ended"
             system.events.append(f"{replica.process.name} {how} out of memory; started again")
-            replica = await asyncio.to_thread(system.cluster.restart, replica)
-            await system.probes.replica(replica)
+            again = await asyncio.to_thread(system.cluster.restart, replica)
+            await system.probes.replica(again)
 
 
 async def _press(replica: Replica, seconds: float) -> None:
@@ -138,7 +139,9 @@ async def _press(replica: Replica, seconds: float) -> None:
     end = asyncio.get_running_loop().time() + seconds
     while (left := end - asyncio.get_running_loop().time()) > 0:
         async with grpc.aio.insecure_channel(f"{replica.host}:{PORT}") as channel:
-            send = channel.unary_unary("/synthagent.api.v1.TaskSynthesis/ImportTasks")
+            # The stubs know only calls with serializers.
+            open_call: Any = channel.unary_unary
+            send = open_call("/synthagent.api.v1.TaskSynthesis/ImportTasks")
             calls = [send(message, timeout=left) for _ in range(4)]
             await asyncio.gather(*calls, return_exceptions=True)
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The system that is struck: the cluster, the way to its database, its disk, and who may strike what.
+"""The system that is struck: cluster, database, the way to it and its disk; who may strike what.
 
 A replica or the database is struck by one fault at a time, so that each fault is over when it says
 so, and its recovery is its own.

@@ -10,16 +10,14 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from sqlalchemy import Engine
 
 from benchmarks.chaos import disk as disks
 from benchmarks.chaos import leftovers
 from benchmarks.chaos.disk import Disk
-from benchmarks.chaos.driving import Driver, Heard, Plan, Sessions, patiently, synthesize
+from benchmarks.chaos.driving import Driver, Heard, Plan, Sessions, run_id, synthesize
 from benchmarks.chaos.evidence import Evidence, tasks_digest
 from benchmarks.chaos.invariants import INVARIANTS, Expected, Struck
 from benchmarks.chaos.leftovers import Memory
@@ -29,10 +27,13 @@ from benchmarks.chaos.schedule import Fault, FaultKind
 from benchmarks.chaos.strikes import STRIKES
 from benchmarks.chaos.system import System
 from benchmarks.cluster import Cluster
-from synthagent.client import SynthAgentClient
+from synthagent.api.v1.trajectory_pb2 import Trajectory
 from synthagent.channel import KeepAlive
+from synthagent.client import SynthAgentClient
+from synthagent.errors import SynthAgentError
 from synthagent.postgresql_server import PostgresqlServer
 from synthagent.store.database import now, open_engine
+from synthagent.worlds.spec import Task
 
 CALM, ROUGH = "calm", "rough"
 _SESSIONS = 8
@@ -75,16 +76,24 @@ class Outcome:
 
 
 Tell = Callable[[str, int, int], None]
-"""Hears of progress: what, how many, of how many."""
+"""Hears of progress: of what, how many there are, and of how many."""
 
 
 def try_out(
-    folder: Path, plan: Plan, faults: Sequence[Fault], *, seconds: float, tell: Tell, replicas: int = 3
+    folder: Path,
+    plan: Plan,
+    faults: Sequence[Fault],
+    *,
+    seconds: float,
+    tell: Tell,
+    replicas: int = 3,
 ) -> Outcome:
-    """Runs the trial; faults that cannot be had on this machine are left out, and said so."""
+    """Runs the trial in `folder`; the disturbed run takes at least so many seconds.
+
+    Faults that cannot be had on this machine are left out, and said so.
+    """
     why = disks.why_not()
     left_out = {FaultKind.DISK_FULL.value: why} if why else {}
-    faults = [fault for fault in faults if fault.kind.value not in left_out]
     temporary = folder / "temporary"
     temporary.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -92,18 +101,20 @@ def try_out(
         home = None if disk is None else disk.folder / "postgresql"
         postgresql = PostgresqlServer(home, settings=_DATABASE)
         proxy = stack.enter_context(Proxy(postgresql.port))
+        by_proxy = postgresql.url().replace(f":{postgresql.port}/", f":{proxy.port}/")
         cluster = Cluster(
             folder / "cluster",
             replicas=replicas,
             postgresql=postgresql,
-            settings={"database_url": postgresql.url().replace(f":{postgresql.port}/", f":{proxy.port}/")},
+            settings={"database_url": by_proxy},
             environment={"TMPDIR": str(temporary)},
         )
         with cluster:
-            outcome = asyncio.run(_Trial(cluster, proxy, disk, plan, tell).run(faults, seconds))
-            ended = cluster.ended
-        outcome.left_out = left_out
-    outcome.violations["no_orphan_processes"] = leftovers.orphan_processes(ended)
+            trial = _Trial(cluster, proxy, disk, plan, tell)
+            possible = [fault for fault in faults if fault.kind.value not in left_out]
+            outcome = asyncio.run(trial.run(possible, seconds))
+    outcome.left_out = left_out
+    outcome.violations["no_orphan_processes"] = leftovers.orphan_processes(cluster.started)
     outcome.violations["no_orphan_files"] = leftovers.orphan_files(temporary)
     return outcome
 
@@ -117,51 +128,135 @@ class _Trial:
         self._disk = disk
         self._plan = plan
         self._tell = tell
-        self._blows: list[Blow] = []
 
     async def run(self, faults: Sequence[Fault], seconds: float) -> Outcome:
-        """Both runs, the faults, and the judgement."""
-        keep_alive = KeepAlive(5.0, 5.0)
-        async with self._cluster.client(keep_alive=keep_alive) as client:
+        """Both runs, the faults between, and the judgement."""
+        async with self._cluster.client(keep_alive=KeepAlive(5.0, 5.0)) as client:
             tasks = await synthesize(client, self._plan.tasks)
             driver = Driver(client, self._plan, [task.task_id for task in tasks])
             outcome = Outcome(self._plan, driver.heard)
             outcome.calm_seconds = await self._timed(driver, CALM, 0.0)
-            calm_named = dict(driver.heard.named)
             system = await self._system(client, driver, tasks)
             outcome.events = system.events
-            await asyncio.sleep(_SETTLE_SECONDS)
-            before = await asyncio.to_thread(leftovers.memory, self._cluster)
+            before = await self._settled()
             digest = await asyncio.to_thread(self._tasks_digest)
-            async with self._sessions(client, system):
-                strikes = asyncio.create_task(self._strike_all(system, faults))
+            async with self._sessions(system):
+                striking = asyncio.create_task(self._strike_all(system, faults, outcome))
                 outcome.rough_seconds = await self._timed(driver, ROUGH, seconds)
-                outcome.violations["every_fault_recovered"] = await strikes
-            await asyncio.sleep(_SETTLE_SECONDS)
-            outcome.memory = (before, await asyncio.to_thread(leftovers.memory, self._cluster))
-            # A session whose server was lost ends when its server's end of it does.
-            outcome.violations["no_orphan_sessions"] = await leftovers.orphan_sessions(self._cluster)
-            for (run, step), ids in list(driver.heard.named.items()):
+                await striking
+            outcome.memory = (before, await self._settled())
+            outcome.violations["no_orphan_sessions"] = await leftovers.orphan_sessions(
+                self._cluster
+            )
+            for run, step in list(driver.heard.named):
                 await driver.batch(run, step)
-                del ids
-        outcome.blows = self._blows
         outcome.violations["answers_as_expected"] = driver.heard.wrong
-        del calm_named
         outcome.violations["memory_flat"] = leftovers.grown(*outcome.memory)
         await asyncio.to_thread(self._judge, outcome, digest)
         return outcome
 
+    async def _settled(self) -> Memory:
+        await asyncio.sleep(_SETTLE_SECONDS)
+        return await asyncio.to_thread(leftovers.memory, self._cluster)
+
     async def _timed(self, driver: Driver, name: str, seconds: float) -> float:
-        begun = time.monotonic()
-        watching = asyncio.create_task(self._watch(driver, name, driver.heard.episodes))
-        await driver.run(name, seconds=seconds)
-        watching.cancel()
+        begun, before = time.monotonic(), driver.heard.episodes
+
+        async def watch() -> None:
+            while True:
+                came = driver.heard.episodes - before
+                self._tell(f"episodes, {name}", came, self._plan.episodes)
+                await asyncio.sleep(1.0)
+
+        watching = asyncio.create_task(watch())
+        try:
+            await driver.run(name, seconds=seconds)
+        finally:
+            watching.cancel()
         return time.monotonic() - begun
 
-    async def _watch(self, driver: Driver, name: str, before: int) -> None:
-        while True:
-            self._tell(f"{name}: episodes", driver.heard.episodes - before, self._plan.episodes)
-            await asyncio.sleep(1.0)
+    async def _system(self, client: SynthAgentClient, driver: Driver, tasks: list[Task]) -> System:
+        first = run_id(CALM, 0, "GOLD")
+        ids = [ids[0] for (run, _), ids in driver.heard.named.items() if run == first]
+        episodes = [await client.get_trajectory(each) for each in ids]
+        return System(
+            cluster=self._cluster,
+            proxy=self._proxy,
+            disk=self._disk,
+            client=client,
+            plan=self._plan,
+            driver=driver,
+            probes=Probes(client, next(each for each in episodes if _asks(each)), first),
+            tasks=tasks,
+            episodes=[each for each in episodes if _asks(each) and _calls(each)],
+        )
 
-    async def _system(self, client: SynthAgentClient, driver: Driver, tasks: list) -> System:
-        pass
+    @asynccontextmanager
+    async def _sessions(self, system: System) -> AsyncIterator[None]:
+        """Tool sessions that are open meanwhile, and go on after the last fault."""
+        heard = system.driver.heard
+        sessions = Sessions(system.client, system.episodes, heard)
+        async with asyncio.TaskGroup() as group:
+            for number in range(_SESSIONS):
+                group.create_task(sessions.keep(number))
+            try:
+                yield
+                before = heard.session_calls
+                await asyncio.sleep(1.0)
+                if heard.session_calls == before:
+                    heard.wrong.append("tool sessions stand still after the last fault")
+            finally:
+                sessions.stop = True
+
+    async def _strike_all(self, system: System, faults: Sequence[Fault], outcome: Outcome) -> None:
+        begun = time.monotonic()
+        failures = outcome.violations.setdefault("every_fault_recovered", [])
+
+        async def strike(fault: Fault) -> None:
+            await asyncio.sleep(begun + fault.at - time.monotonic())
+            began_at, start = now(), time.monotonic()
+            try:
+                await STRIKES[fault.kind](system, fault, random.Random(fault.number))  # noqa: S311 - a schedule, no secret
+            except (NotRecovered, SynthAgentError) as error:
+                failures.append(f"{fault.kind} of {fault.target}: {error}")
+            struck = Struck(fault.kind.value, began_at, now())
+            outcome.blows.append(Blow(fault, struck, time.monotonic() - start))
+            self._tell("faults", len(outcome.blows), len(faults))
+
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                group.create_task(strike(fault))
+
+    def _tasks_digest(self) -> str:
+        engine = open_engine(self._cluster.database_url)
+        with engine.connect() as connection:
+            return tasks_digest(connection)
+
+    def _judge(self, outcome: Outcome, digest: str) -> None:
+        """What the database says: by its own address, not through the proxy."""
+        engine = open_engine(self._cluster.database_url)
+        with engine.connect() as connection:
+            evidence = Evidence.read(connection)
+            stuck = leftovers.stuck_transactions(connection)
+        engine.dispose()
+        calm, rough = self._plan.run_ids(CALM), self._plan.run_ids(ROUGH)
+        expected = Expected(
+            twins=dict(zip(rough, calm, strict=True)),
+            named=outcome.heard.named,
+            faults=[blow.struck for blow in outcome.blows],
+            tasks_digest=digest,
+        )
+        outcome.violations["no_stuck_transactions"] = stuck
+        for invariant in INVARIANTS:
+            outcome.violations[invariant.__name__] = invariant(evidence, expected)
+        outcome.invalid = sum(
+            row.invalid_reason is not None for run in rough for row in evidence.episodes[run]
+        )
+
+
+def _asks(episode: Trajectory) -> bool:
+    return any(event.HasField("user") for event in episode.events)
+
+
+def _calls(episode: Trajectory) -> bool:
+    return any(event.HasField("tool") for event in episode.events)

@@ -7,6 +7,9 @@ deterministic (each episode alone, its noise from its own seed):
 - synchronous, with the engine in the rollout service: each step samples with the version before it;
 - asynchronous, with an engine of its own that keeps the weights that it was started with: which
   version samples a turn depends on when an update arrives, and so, then, would its tokens.
+
+A third run is asynchronous and samples with what it learns: the steps and their trajectories are
+held against the undisturbed run's, and no token may be older than `max_staleness` allows.
 """
 
 from __future__ import annotations
@@ -88,6 +91,12 @@ def _trained(deployment: Deployment) -> list[Record]:
     ]
 
 
+def _oldest(deployment: Deployment) -> int:
+    """Versions between the oldest token that was trained on and the version that trained."""
+    rows = read_rows(deployment.run / "metrics.jsonl")
+    return max(int(row["staleness_max"]) for row in rows if row["stage"] == "rl")
+
+
 def _episodes(deployment: Deployment) -> list[Record]:
     """Every event, token and log-probability of every episode, without names and times."""
     connection = sqlite3.connect(f"{deployment.folder}/synthagent.db")
@@ -127,7 +136,13 @@ def _require_each_once(deployment: Deployment) -> list[TrainedBatch]:
 
 
 async def _compare(
-    tmp_path: Path, *, max_staleness: int, separate_engine: bool, kills: int, steps: int = STEPS
+    tmp_path: Path,
+    *,
+    max_staleness: int,
+    separate_engine: bool,
+    kills: int,
+    steps: int = STEPS,
+    exact: bool = True,
 ) -> None:
     undisturbed, disturbed = (
         Deployment(tmp_path / name, max_staleness, separate_engine, steps)
@@ -148,6 +163,11 @@ async def _compare(
         rows = [(batch.step, batch.trajectory_ids) for batch in batches]
         assert await _stored_batches(disturbed, batches) == rows
 
+    if not exact:
+        assert [record[:2] for record in _trained(disturbed)] == [record[:2] for record in wanted]
+        assert _oldest(undisturbed) == max_staleness, "no batch was sampled while a step trained"
+        assert _oldest(disturbed) <= max_staleness
+        return
     assert _trained(disturbed) == wanted
     assert _episodes(disturbed) == _episodes(undisturbed)
     weights = load_file(undisturbed.run / "model" / "model.safetensors")
@@ -165,3 +185,11 @@ async def test_a_synchronous_run_survives_kills(tmp_path: Path) -> None:
 @pytest.mark.timeout(3000)
 async def test_an_asynchronous_run_survives_kills(tmp_path: Path) -> None:
     await _compare(tmp_path, max_staleness=1, separate_engine=True, kills=KILLS)
+
+
+@pytest.mark.kills
+@pytest.mark.timeout(3000)
+async def test_an_asynchronous_run_that_samples_what_it_learns_survives_kills(
+    tmp_path: Path,
+) -> None:
+    await _compare(tmp_path, max_staleness=1, separate_engine=False, kills=KILLS, exact=False)

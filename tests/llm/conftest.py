@@ -23,6 +23,7 @@ from services.rollout.policy.convert import convert
 from services.rollout.policy.generation import Engine, Generation
 from services.rollout.policy.remote import RemotePolicyEngine, ServerConfig
 from services.rollout.policy.server_weights import PublishedWeights
+from services.rollout.policy.vllm import VllmServer
 from synthagent.llm import LanguageModel, Models
 from synthagent.metrics import ServerMetrics
 from synthagent.model_server import adapter, supervise
@@ -30,12 +31,12 @@ from synthagent.model_server.folder import lay_out
 from synthagent.models import DEFAULT_MODEL
 from synthagent.settings import load_settings
 from synthagent.store import Store, upgrade
-from tests.services.rollout.conftest import serve
+from tests.services.rollout.conftest import database_url, serve
 from trainer.config import LoraSettings
 from trainer.lora import Adapters
 from trainer.weights import write_adapter
 
-__all__ = ["serve"]  # the embedded services of a test, on a database of its own
+__all__ = ["database_url", "serve"]  # the embedded services of a test, on a database of its own
 
 Connect = Callable[[], Awaitable[RemotePolicyEngine]]
 
@@ -139,7 +140,7 @@ async def open_role(model_server: RunningServer, tmp_path: Path) -> AsyncIterato
 async def initial_weights(
     model_server: RunningServer, model_folder: Path, tmp_path: Path
 ) -> AsyncIterator[None]:
-    """Gives the server its own weights back, for the roles that it also serves."""
+    """Gives the server its own weights back, for the roles that it also serves; no adapter stays."""
 
     async def nothing() -> None:
         return None
@@ -149,6 +150,10 @@ async def initial_weights(
     engine = RemotePolicyEngine(config, nothing)
     await engine.start()
     await engine.stop()
+    server = VllmServer(model_server.base_url, model_server.model, turn_seconds=300)
+    for name in await server.adapters():
+        await server.unload_adapter(name)
+    await server.close()
 
 
 @pytest.fixture

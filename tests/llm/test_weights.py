@@ -49,8 +49,8 @@ async def test_the_server_agrees_with_the_trainer_after_every_update(
     with capsys.disabled():
         sys.stdout.write(
             f"\n{publish}: {min(found['seconds']):.2f} to {max(found['seconds']):.2f} s to take "
-            f"over {found['bytes'] / 1e6:.1f} MB; apart at most {max(found['largest']):.6f}, moved "
-            f"by {min(found['moved']):.4f} on average\n"
+            f"over {found['bytes'] / 1e6:.1f} MB; apart at most {max(found['largest']):.6f}, on "
+            f"average {max(found['mean']):.7f}; moved by {min(found['moved']):.4f} on average\n"
         )
     assert max(found["largest"]) < TOLERANCE
     assert min(found["moved"]) > 3 * max(found["mean"])  # else it would prove nothing
