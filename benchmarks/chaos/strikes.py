@@ -19,14 +19,17 @@ import grpc
 import psutil
 
 from benchmarks.chaos import requests
+from benchmarks.chaos.recovery import LONGEST_SECONDS, NotRecovered
 from benchmarks.chaos.schedule import DATABASE, WORKER, Fault, FaultKind
 from benchmarks.chaos.system import Strike, System
 from benchmarks.cluster import PORT, Replica
+from synthagent.embedded import ProcessFailed
 
 _LIVENESS_SECONDS = 10.0
 """A replica that answers nothing for so long is killed, as Kubernetes would by its probe."""
 
 _HOUR = 3600
+_PAUSE_SECONDS = 0.5  # before a replica that ended at once is started again
 _PRESSURE_BYTES = 8 * 2**20  # of a message that asks a replica for memory
 
 
@@ -44,16 +47,17 @@ async def kill(system: System, fault: Fault, chance: random.Random) -> None:
             await system.probes.replica(replica)
         else:
             system.cluster.kill(replica)
-            again = await asyncio.to_thread(system.cluster.restart, replica)
-            await system.probes.replica(again)
+            await _start_again(system, replica)
 
 
 async def freeze(system: System, fault: Fault, chance: random.Random) -> None:
     """SIGSTOP, and SIGCONT when the time is over."""
     async with system.replica(fault.target, chance) as replica:
         system.cluster.freeze(replica)
-        await asyncio.sleep(fault.seconds)
-        system.cluster.thaw(replica)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            system.cluster.thaw(replica)
         await system.probes.replica(replica)
 
 
@@ -70,8 +74,10 @@ async def connection_reset(system: System, fault: Fault, chance: random.Random) 
     """Resets what is open, and what comes until the time is over."""
     async with system.database():
         system.proxy.set(reset=True)
-        await asyncio.sleep(fault.seconds)
-        system.proxy.set(reset=False)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            system.proxy.set(reset=False)
         await system.probes.database()
 
 
@@ -79,8 +85,10 @@ async def connection_delay(system: System, fault: Fault, chance: random.Random) 
     """Each packet comes 20 to 300 ms late."""
     async with system.database():
         system.proxy.set(delay=chance.uniform(0.02, 0.3))
-        await asyncio.sleep(fault.seconds)
-        system.proxy.set(delay=0.0)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            system.proxy.set(delay=0.0)
         await system.probes.database()
 
 
@@ -93,10 +101,12 @@ async def disk_full(system: System, fault: Fault, chance: random.Random) -> None
         raise RuntimeError("there is no disk to fill")
     async with system.database():
         end = asyncio.get_running_loop().time() + fault.seconds
-        while asyncio.get_running_loop().time() < end:
-            system.disk.fill()
-            await asyncio.sleep(0.05)
-        system.disk.free()
+        try:
+            while asyncio.get_running_loop().time() < end:
+                system.disk.fill()
+                await asyncio.sleep(0.05)
+        finally:
+            system.disk.free()
         server = system.cluster.postgresql
         if server.process is None or server.process.poll() is not None:
             system.events.append("the database ended on a full disk and was started again")
@@ -129,8 +139,28 @@ async def out_of_memory(system: System, fault: Fault, chance: random.Random) -> 
         if not replica.alive or not await system.probes.alive(replica, _LIVENESS_SECONDS):
             how = "did not answer" if replica.alive else "ended"
             system.events.append(f"{replica.process.name} {how} out of memory; started again")
+            await _start_again(system, replica)
+
+
+async def _start_again(system: System, replica: Replica) -> None:
+    """Starts a replica in the place of another, again where it ends at once, as a pod is.
+
+    One that finds no database when it starts ends with a sentence; raises NotRecovered at last.
+    """
+    end = asyncio.get_running_loop().time() + LONGEST_SECONDS
+    while True:
+        try:
             again = await asyncio.to_thread(system.cluster.restart, replica)
-            await system.probes.replica(again)
+        except ProcessFailed as failed:
+            if asyncio.get_running_loop().time() > end:
+                raise NotRecovered(str(failed)) from failed
+            place = (replica.service, replica.number)
+            replicas = system.cluster.replicas
+            replica = next(each for each in replicas if (each.service, each.number) == place)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        else:
+            break
+    await system.probes.replica(again)
 
 
 async def _press(replica: Replica, seconds: float) -> None:

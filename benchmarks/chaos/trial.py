@@ -141,9 +141,10 @@ class _Trial:
             before = await self._settled()
             digest = await asyncio.to_thread(self._tasks_digest)
             async with self._sessions(system):
-                striking = asyncio.create_task(self._strike_all(system, faults, outcome))
-                outcome.rough_seconds = await self._timed(driver, ROUGH, seconds)
-                await striking
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._strike_all(system, faults, outcome))
+                    disturbed = group.create_task(self._timed(driver, ROUGH, seconds))
+                outcome.rough_seconds = disturbed.result()
             outcome.memory = (before, await self._settled())
             outcome.violations["no_orphan_sessions"] = await leftovers.orphan_sessions(
                 self._cluster

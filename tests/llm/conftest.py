@@ -140,7 +140,7 @@ async def open_role(model_server: RunningServer, tmp_path: Path) -> AsyncIterato
 async def initial_weights(
     model_server: RunningServer, model_folder: Path, tmp_path: Path
 ) -> AsyncIterator[None]:
-    """Gives the server its own weights back, for the roles that it also serves; no adapter stays."""
+    """Gives the server its own weights back, which roles use, too, and takes adapters away."""
 
     async def nothing() -> None:
         return None
