@@ -88,8 +88,8 @@ test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real 
 test-kills: $(STAMP) ## kill -9 of trainer, services and engine at random moments: the run comes out the same
 	$(BIN)/python -m pytest tests/kills -m kills -s $(ARGS)
 
-test-launchers: $(STAMP) ## the trainer started by torchrun and deepspeed, as one machine and as two
-	$(BIN)/python -m pytest tests/trainer/test_launchers.py -m launchers $(ARGS)
+test-launchers: $(STAMP) ## the trainer started by torchrun and deepspeed, as one machine and as two; offload
+	$(BIN)/python -m pytest tests/trainer/test_launchers.py tests/trainer/test_offload.py -m launchers $(ARGS)
 
 test-bfcl: $(STAMP) $(BFCL_VENV)/.installed ## the tests of the BFCL's own checker
 	$(BIN)/python -m pytest tests/benchmarks/bfcl -m bfcl $(ARGS)
