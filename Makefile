@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(shell find proto -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model model-server bfcl score study demo learn test test-bfcl test-launchers test-replicas postgresql test-kills test-llm lint format proto breaking bench bench-trainer serve manifests fuzz audit images clean
+.PHONY: help install model model-server bfcl score study demo learn test test-bfcl test-launchers test-replicas postgresql test-kills test-llm lint format proto breaking bench bench-trainer chaos serve manifests fuzz audit images clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -95,7 +95,10 @@ test-bfcl: $(STAMP) $(BFCL_VENV)/.installed ## the tests of the BFCL's own check
 	$(BIN)/python -m pytest tests/benchmarks/bfcl -m bfcl $(ARGS)
 
 test-replicas: $(STAMP) ## three replicas of each service on PostgreSQL, killed and added under load
-	$(BIN)/python -m pytest tests/benchmarks/test_cluster.py -m replicas $(ARGS)
+	$(BIN)/python -m pytest tests/benchmarks/test_cluster.py tests/benchmarks/chaos -m replicas $(ARGS)
+
+chaos: $(STAMP) ## 2,000 episodes while faults of every kind strike, into runs/chaos (ARGS='--episodes 400 --minutes 2')
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 postgresql: $(STAMP) ## a PostgreSQL server until Ctrl-C; ARGS=FOLDER keeps its data
 	$(BIN)/python -m synthagent.postgresql_server $(ARGS)

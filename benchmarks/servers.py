@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 SERVER_CORE = {0}
@@ -30,6 +30,27 @@ def pinned(
     command = [sys.executable, "-m", *arguments]
     with pinned_program(command, environment, beside_client=beside_client) as started:
         yield started
+
+
+@contextlib.contextmanager
+def on_server_core() -> Iterator[Callable[[], None]]:
+    """What is started in the block is on the server's core, until the given function is called.
+
+    That moves this process to the client's core; at the end it has back what it had.
+    """
+    own = os.sched_getaffinity(0)
+    differ = cores_differ()
+
+    def to_client_core() -> None:
+        if differ:
+            os.sched_setaffinity(0, CLIENT_CORE)
+
+    if differ:
+        os.sched_setaffinity(0, SERVER_CORE)
+    try:
+        yield to_client_core
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 @contextlib.contextmanager

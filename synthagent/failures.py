@@ -26,7 +26,6 @@ _BY_REASON = {kind.reason: kind for kind in reversed(_tree(errors.SynthAgentErro
 _BY_CODE: dict[grpc.StatusCode, type[errors.SynthAgentError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.BackendUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.BackendUnavailable,
-    grpc.StatusCode.CANCELLED: errors.Cancelled,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.LimitExceeded,
     grpc.StatusCode.UNIMPLEMENTED: errors.PreconditionFailed,
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
@@ -41,6 +40,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.SynthAgentError:
     for key, value in trailers:
         if key == DETAILS and isinstance(value, bytes):
             return _from_status(status_pb2.Status.FromString(value), error.code())
+    if error.code() is grpc.StatusCode.CANCELLED:
+        # Not by us: that ends the waiting task. gRPC's core ends calls so that wait for a server
+        # which has more of them than it will ever take.
+        return errors.BackendUnavailable("The server has too many calls waiting; call again.")
     kind = _BY_CODE.get(error.code(), errors.SynthAgentError)
     return kind(f"{error.code().name}: {message}")
 

@@ -120,8 +120,8 @@ class Server:
         Raises PortTaken, and UnusableFile where certificates are set and cannot be used.
         """
         settings = self._settings
-        self._gate.warn_if_open(settings.host)
         files = CertificateFiles.of(settings)
+        self._gate.warn_if_open(settings.host, encrypted=files is not None)
         if files is None:
             return self._open(self._grpc.add_insecure_port, settings.port, "SYNTHAGENT_PORT")
         if files.certificate is None:

@@ -40,7 +40,12 @@ STATUS: dict[type[errors.SynthAgentError], grpc.StatusCode] = {
 
 
 def to_status(error: BaseException) -> status_pb2.Status:
-    """The google.rpc.Status of an exception, with its details; INTERNAL hides them."""
+    """The google.rpc.Status of an exception, with its details; INTERNAL hides them.
+
+    A server whose memory is at its end is as good as away: another one may answer.
+    """
+    if isinstance(error, MemoryError):
+        error = errors.BackendUnavailable("The server is out of memory; call again.")
     if not isinstance(error, errors.SynthAgentError) or type(error) is errors.SynthAgentError:
         return status_pb2.Status(
             code=code_pb2.INTERNAL,

@@ -11,6 +11,7 @@ Elsewhere each branch is one masked call, which the device's own kernels and aut
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from synthagent.errors import InvalidInput
 from trainer.packing import TreeSpan
 
 ATTENTION = "packed_trees"
@@ -48,6 +50,7 @@ def packed_attention(  # noqa: PLR0917 - called by transformers, in its order
     """
     del module, attention_mask, dropout  # the trees say what attends to what; policies have none
     trees: Trees = kwargs["trees"]
+    _require_plain(trees, kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cpu":
         output: Tensor = _TreeAttention.apply(query, key, value, trees, scale)  # type: ignore[no-untyped-call]  # torch's
@@ -57,6 +60,30 @@ def packed_attention(  # noqa: PLR0917 - called by transformers, in its order
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
+
+
+def _require_plain(trees: Trees, options: Mapping[str, Any]) -> None:
+    """Raises InvalidInput where a model asks for attention that is not computed here."""
+    window = options.get("sliding_window")
+    longest = max((_longest(tree) for tree in trees), default=0)
+    if window is not None and longest > window:
+        raise InvalidInput(
+            f"the model attends to the last {window} tokens only, and an episode has {longest}; "
+            "set rl.max_episode_tokens to its window, or choose a model without one",
+            field="model.name",
+        )
+    if any(options.get(name) is not None for name in ("softcap", "s_aux")):
+        raise InvalidInput(
+            "the model's attention caps its scores or has sinks, which the trainer does not "
+            "compute; choose another model",
+            field="model.name",
+        )
+
+
+def _longest(tree: TreeSpan) -> int:
+    """Tokens of a tree's longest sequence, its prompt included."""
+    prompt = tree.prompt[1] - tree.prompt[0]
+    return prompt + max((end - start for start, end in tree.branches), default=0)
 
 
 class _TreeAttention(torch.autograd.Function):

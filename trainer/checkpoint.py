@@ -10,6 +10,7 @@ torch: what is wrong with a checkpoint is said before that is loaded.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -159,6 +160,9 @@ class Checkpoints:
         }
         manifest = Manifest(progress=progress, world_size=world_size, files=files)
         (source / "manifest.json").write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+        # On the disk before `latest` names it: the machine may lose its power, too.
+        for path in (source, *source.rglob("*")):
+            _sync(path)
         shutil.rmtree(target, ignore_errors=True)
         source.rename(target)
         write_atomically(self._folder / "latest", name.encode())
@@ -178,7 +182,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
     with naming(path):
         partial.write_bytes(content)
+        _sync(partial)
     partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Has the disk hold a file's or a folder's content."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _read_manifest(path: Path) -> Manifest:

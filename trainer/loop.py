@@ -142,8 +142,10 @@ def _begin(training: Training) -> None:
             training.publish(training.place.policy_version)
         if training.config.evaluation.before:
             training.evaluate("before")
-    elif training.place.stage != "sft":
-        training.publish(training.place.policy_version)  # the service may be a fresh one
+    elif training.place.stage == "rl":
+        # The service may be a fresh one. Amid the other stages nothing samples, and the weights are
+        # no longer those of the version before them.
+        training.publish(training.place.policy_version)
 
 
 def _supervise(training: Training) -> int:
@@ -171,10 +173,11 @@ def _reinforce(training: Training, version: int) -> None:
     """Reinforcement learning from policy `version`, with evaluations between."""
     config, evaluation = training.config, training.config.evaluation
     reinforcement = Reinforcement(training, version)
+    every = evaluation.every_steps
     for step in range(training.place.step, config.rl.steps):
+        # Before the next step: a checkpoint's records end before what its step is evaluated to.
+        if every and step and step % every == 0:
+            training.evaluate(f"step-{step}")
         reinforcement.step(step)
-        every = evaluation.every_steps
-        if every and (step + 1) % every == 0 and step + 1 < config.rl.steps:
-            training.evaluate(f"step-{step + 1}")
     if evaluation.after_rl:
         training.evaluate("after-rl")

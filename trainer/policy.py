@@ -19,22 +19,69 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from synthagent.errors import Corrupt, NotFound
+from synthagent.errors import Corrupt, InvalidInput, NotFound
 from trainer.attention import ATTENTION
 from trainer.packing import TreeSpan
 
 
 def load_model(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model in `folder`, with packed attention. Raises NotFound."""
+    """The causal language model in `folder`, with packed attention.
+
+    Raises NotFound, and InvalidInput where it is damaged or not whole, or computes its scores
+    otherwise than the trainer.
+    """
     if not (folder / "config.json").is_file():
         raise NotFound(
             f"no model in {folder}: config.json is missing; "
             "name a folder in the Hugging Face layout or a model that SynthAgent can resolve"
         )
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=ATTENTION, local_files_only=True
-    )
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the file system; transformers' own, of what a file holds, have no number
+        why = str(error).strip().splitlines()[0].rstrip(".")
+        raise InvalidInput(
+            f"the model in {folder} cannot be loaded: {why}", field="model.name"
+        ) from error
+    model: PreTrainedModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
+    if missing := sorted(info["missing_keys"]):  # would be drawn at random
+        raise InvalidInput(
+            f"the model in {folder} lacks {len(missing)} of its tensors, such as {missing[0]}",
+            field="model.name",
+        )
+    require_plain_head(model)
     return model
+
+
+def require_plain_head(model: PreTrainedModel) -> None:
+    """Raises InvalidInput where the model's logits are not its last hidden states times a matrix.
+
+    Log-probabilities are computed from that matrix alone: a model that scales, caps or shifts its
+    logits would be trained towards another one than the engine samples from.
+    """
+    head = getattr(model, "lm_head", None)
+    given: list[Tensor] = []
+    if isinstance(head, nn.Linear) and getattr(head, "bias", None) is None:  # typed as a Tensor
+        hook = head.register_forward_hook(lambda _, __, output: given.append(output))
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=head.weight.device)
+        with torch.no_grad():
+            logits = model(input_ids=tokens, use_cache=False, trees=(TreeSpan((0, 2), ()),)).logits
+        hook.remove()
+        if torch.equal(given[0].float(), logits.float()):
+            return
+    raise InvalidInput(
+        f"{type(model).__name__} is not supported: its logits are not its last hidden states times "
+        "one matrix (they are scaled, capped or shifted); choose another model",
+        field="model.name",
+    )
 
 
 def load_weights(model: PreTrainedModel, file: Path) -> None:

@@ -53,12 +53,13 @@ class Reinforcement:
         self._settings = training.config.rl
         self._run_id = training.folder.run_id("rl")
         self._log: BatchLog | None = None
-        if training.place.stage != "rl":
+        begins = training.place.stage != "rl"
+        if begins:
             # The gradients of another objective: Adam's moments start anew.
             training.engine.reset_optimizer()
             training.place = training.place.model_copy(update={"stage": "rl", "step": 0})
         if self._settings.kl_coefficient:
-            training.hold_reference("rl")
+            training.hold_reference("rl", begins=begins)
         if training.ranks.first:
             self._log = BatchLog(training.folder.batches)
             self._log.cut(training.place.step)

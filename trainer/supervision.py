@@ -59,10 +59,11 @@ def prefer(training: Training) -> None:
             f"no siblings of the runs {', '.join(dpo.runs)} act differently at a shared prefix "
             f"with rewards {dpo.min_gap} apart; name other runs, or lower dpo.min_gap"
         )
-    if training.place.stage != "dpo":
+    begins = training.place.stage != "dpo"
+    if begins:
         training.engine.reset_optimizer()
         training.place = training.place.model_copy(update={"stage": "dpo", "step": 0})
-    training.hold_reference("dpo")
+    training.hold_reference("dpo", begins=begins)
     batches = _shuffled(training, pairs, dpo.epochs, dpo.pairs_per_step)[: dpo.max_steps]
     with training.bar("dpo", done=training.place.step, total=len(batches)) as bar:
         for step in range(training.place.step, len(batches)):
@@ -103,7 +104,10 @@ def _stored_samples(training: Training, runs: Sequence[str], min_reward: float) 
         for run_id in runs
         for group in training.link.stored_groups(run_id)
         for episode in group
-        if episode.reward is not None and episode.reward >= min_reward
+        # Without a token of the policy there is nothing to imitate.
+        if episode.reward is not None
+        and episode.reward >= min_reward
+        and episode.sample.policy_tokens
     ]
     if not samples:
         raise PreconditionFailed(

@@ -115,10 +115,11 @@ class Training:
             for row, score in zip(rows, scores, strict=True)
         ]
 
-    def hold_reference(self, stage: str) -> None:
-        """Takes the policy as it is at the beginning of a stage, or was when it began."""
+    def hold_reference(self, stage: str, *, begins: bool) -> None:
+        """Takes the policy as it is where a stage `begins`, and else as it was then."""
         path = self.folder.path / f"reference-{stage}.safetensors"
-        if not self.engine.anywhere(path.exists()):
+        # A run that went back to before the stage may have come to it with another policy.
+        if begins or not self.engine.anywhere(path.exists()):
             weights.write_reference(self.engine, path)
         self.engine.barrier()
         self.engine.hold_reference(path)

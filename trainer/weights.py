@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -58,15 +58,20 @@ def write_version(engine: TrainingEngine, folder: Path, version: int) -> tuple[P
         digest = ""
         if engine.ranks.first:
             digest = write_adapter(tensors, _adapter_config(engine), path.parent)
-            for old in sorted(folder.glob("adapter-v*"))[:-_KEPT_VERSIONS]:
+            for old in _outdated(folder.glob("adapter-v*"), path.parent):
                 shutil.rmtree(old)
         return path, digest
     path = folder / f"policy-v{version:06d}.safetensors"
     digest = write_weights(engine, path)
     if engine.ranks.first:
-        for old in sorted(folder.glob("policy-v*.safetensors"))[:-_KEPT_VERSIONS]:
+        for old in _outdated(folder.glob("policy-v*.safetensors"), path):
             old.unlink()
     return path, digest
+
+
+def _outdated(versions: Iterable[Path], written: Path) -> list[Path]:
+    """Versions to forget, by name. A resumed run may have written later ones: those stay."""
+    return sorted(version for version in versions if version <= written)[:-_KEPT_VERSIONS]
 
 
 def export_model(engine: TrainingEngine, source: Path, target: Path) -> None:

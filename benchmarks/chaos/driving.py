@@ -25,7 +25,7 @@ T = TypeVar("T")
 AGENTS = ("GOLD", "CARELESS", "FORBIDDEN", "PESTERER")
 """Reference agents; together they earn everything, something and nothing."""
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 _PAUSE_SECONDS = 0.3
 _STREAM_SECONDS = 40.0  # a stream has no deadline of its own
 _COPIES = 3  # of each request that creates a run
@@ -39,10 +39,10 @@ class WentWrong(RuntimeError):
 class Plan:
     """How many episodes: of each agent, `waves` runs of `steps` steps of groups of episodes."""
 
-    waves: int = 10
+    waves: int = 25
     steps: int = 5
     groups_per_step: int = 2
-    group_size: int = 5
+    group_size: int = 2
     tasks: int = 20
     seed: int = 1
 
@@ -135,13 +135,13 @@ class Driver:
         )
 
     async def run(self, name: str, *, seconds: float = 0.0) -> None:
-        """Makes every run under that name, waves evenly over `seconds`, until all have ended."""
-        pause = seconds / self._plan.waves
+        """Makes every run under that name, evenly over `seconds`, until all have ended."""
+        pause = seconds / self._plan.waves / len(AGENTS)
         async with asyncio.TaskGroup() as group:
             for wave in range(self._plan.waves):
                 for agent in AGENTS:
                     group.create_task(self._one(run_id(name, wave, agent), self.spec(wave, agent)))
-                await asyncio.sleep(pause)
+                    await asyncio.sleep(pause)
 
     async def create(self, run: str, spec: pb.RunSpec) -> pb.Run:
         """The run, asked for several times at once: every answer is of the same run."""

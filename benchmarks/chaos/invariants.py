@@ -134,10 +134,15 @@ def wrong_reward(evidence: Evidence, expected: Expected) -> list[str]:
     """Every reward is that of the undisturbed twin."""
     return [
         f"episode {row.trajectory_id} has the reward {row.reward}, "
-        f"and {twin.reward if twin else 'no twin'} undisturbed"
+        f"and {twin.reward if twin else 'no twin'} undisturbed{_why(row)}"
         for row, twin in _pairs(evidence, expected)
         if twin is None or row.reward is None or row.reward != twin.reward
     ]
+
+
+def _why(row: AnyRow) -> str:
+    detail = orjson.loads(row.verdict).get("detail") if row.verdict else ""
+    return f": {row.invalid_reason}, {detail}" if row.invalid_reason else ""
 
 
 def same_as_undisturbed(evidence: Evidence, expected: Expected) -> list[str]:

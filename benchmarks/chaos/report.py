@@ -34,6 +34,7 @@ def report(outcome: Outcome, seed: int) -> dict[str, Any]:
         "wrong_reward": counts["wrong_reward"],
         "invalid": outcome.invalid,
         "faults_total": len(outcome.blows),
+        "faults_while_episodes_ran": outcome.struck_under_way,
         "faults": dict(sorted((kind, len(found)) for kind, found in kinds.items())),
         "faults_left_out": outcome.left_out,
         "recovery_seconds": _quantiles(seconds),
@@ -110,5 +111,13 @@ def show(console: Console, content: dict[str, Any]) -> None:
     for found in content["violations"].values():
         for each in found[:3]:
             console.print(f"- {each}", style="red", markup=False)
-    names = ("faults_total", "episodes", "lost", "duplicated", "wrong_reward", "recovery_seconds")
+    names = (
+        "faults_total",
+        "faults_while_episodes_ran",
+        "episodes",
+        "lost",
+        "duplicated",
+        "wrong_reward",
+        "recovery_seconds",
+    )
     console.print({name: content[name] for name in names})

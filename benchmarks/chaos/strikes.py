@@ -30,7 +30,8 @@ _LIVENESS_SECONDS = 10.0
 
 _HOUR = 3600
 _PAUSE_SECONDS = 0.5  # before a replica that ended at once is started again
-_PRESSURE_BYTES = 8 * 2**20  # of a message that asks a replica for memory
+_LARGE_BYTES = 15 * 2**20  # of a message: just below the most that servers take
+_LARGE_AT_ONCE = 16
 
 
 async def kill(system: System, fault: Fault, chance: random.Random) -> None:
@@ -133,7 +134,7 @@ async def out_of_memory(system: System, fault: Fault, chance: random.Random) -> 
         process = psutil.Process(replica.pid)
         _, hard = process.rlimit(resource.RLIMIT_AS)
         process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms, hard))
-        await _press(replica, fault.seconds)
+        await press(replica, fault.seconds, _LARGE_AT_ONCE)
         if replica.alive:
             process.rlimit(resource.RLIMIT_AS, (hard, hard))
         if not replica.alive or not await system.probes.alive(replica, _LIVENESS_SECONDS):
@@ -163,16 +164,16 @@ async def _start_again(system: System, replica: Replica) -> None:
     await system.probes.replica(again)
 
 
-async def _press(replica: Replica, seconds: float) -> None:
-    """Sends large messages, which no method can read, until the time is over."""
-    message = os.urandom(_PRESSURE_BYTES)
+async def press(replica: Replica, seconds: float, at_once: int) -> None:
+    """Sends large messages, which no method can read, until the time or the replica is over."""
+    message = os.urandom(_LARGE_BYTES)
     end = asyncio.get_running_loop().time() + seconds
-    while (left := end - asyncio.get_running_loop().time()) > 0:
+    while (left := end - asyncio.get_running_loop().time()) > 0 and replica.alive:
         async with grpc.aio.insecure_channel(f"{replica.host}:{PORT}") as channel:
             # The stubs know only calls with serializers.
             open_call: Any = channel.unary_unary
             send = open_call("/synthagent.api.v1.TaskSynthesis/ImportTasks")
-            calls = [send(message, timeout=left) for _ in range(4)]
+            calls = [send(message, timeout=left) for _ in range(at_once)]
             await asyncio.gather(*calls, return_exceptions=True)
         await asyncio.sleep(0.1)
 

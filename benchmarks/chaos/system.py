@@ -43,24 +43,26 @@ class System:
     """What else had to be done, such as a replica that was killed because it did not answer."""
 
     def __post_init__(self) -> None:
-        self._held: set[int] = set()  # process numbers of replicas
+        # Places, not processes: what died there and what starts in its place are one fault's.
+        self._held: set[tuple[str, int]] = set()
         self._database = asyncio.Lock()
 
     @asynccontextmanager
     async def replica(self, service: str, chance: random.Random) -> AsyncIterator[Replica]:
         """A replica of the service that no other fault strikes meanwhile."""
         while True:
-            free = [each for each in self.cluster.living(service) if each.pid not in self._held]
+            living = self.cluster.living(service)
+            free = [each for each in living if (service, each.number) not in self._held]
             if free:
                 break
             await asyncio.sleep(_PAUSE_SECONDS)
         chosen = chance.choice(free)
-        number = chosen.pid
-        self._held.add(number)
+        place = (service, chosen.number)
+        self._held.add(place)
         try:
             yield chosen
         finally:
-            self._held.discard(number)
+            self._held.discard(place)
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[None]:

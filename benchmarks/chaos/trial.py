@@ -19,14 +19,14 @@ from benchmarks.chaos import leftovers
 from benchmarks.chaos.disk import Disk
 from benchmarks.chaos.driving import Driver, Heard, Plan, Sessions, run_id, synthesize
 from benchmarks.chaos.evidence import Evidence, tasks_digest
-from benchmarks.chaos.invariants import INVARIANTS, Expected, Struck
+from benchmarks.chaos.invariants import INVARIANTS, PROBE, Expected, Struck
 from benchmarks.chaos.leftovers import Memory
 from benchmarks.chaos.proxy import Proxy
 from benchmarks.chaos.recovery import NotRecovered, Probes
 from benchmarks.chaos.schedule import Fault, FaultKind
-from benchmarks.chaos.strikes import STRIKES
+from benchmarks.chaos.strikes import STRIKES, press
 from benchmarks.chaos.system import System
-from benchmarks.cluster import Cluster
+from benchmarks.cluster import PORT, Cluster
 from synthagent.api.v1.trajectory_pb2 import Trajectory
 from synthagent.channel import KeepAlive
 from synthagent.client import SynthAgentClient
@@ -39,6 +39,7 @@ CALM, ROUGH = "calm", "rough"
 _SESSIONS = 8
 _DISK_MEGABYTES = 1024
 _SETTLE_SECONDS = 8.0
+_PRESS_SECONDS = 0.5
 _DATABASE = ("max_connections=400", "max_wal_size=96MB", "min_wal_size=32MB", "wal_keep_size=0")
 
 
@@ -64,6 +65,8 @@ class Outcome:
     """By invariant; none means that it holds."""
     events: list[str] = field(default_factory=list)
     invalid: int = 0
+    struck_under_way: int = 0
+    """Faults during which an episode of the disturbed runs was under way."""
     calm_seconds: float = 0.0
     rough_seconds: float = 0.0
     memory: tuple[Memory, Memory] | None = None
@@ -138,6 +141,7 @@ class _Trial:
             outcome.calm_seconds = await self._timed(driver, CALM, 0.0)
             system = await self._system(client, driver, tasks)
             outcome.events = system.events
+            await self._warm_up(system)
             before = await self._settled()
             digest = await asyncio.to_thread(self._tasks_digest)
             async with self._sessions(system):
@@ -155,6 +159,17 @@ class _Trial:
         outcome.violations["memory_flat"] = leftovers.grown(*outcome.memory)
         await asyncio.to_thread(self._judge, outcome, digest)
         return outcome
+
+    async def _warm_up(self, system: System) -> None:
+        """Lets every replica do once what it will do while faults strike, to its working size."""
+        for replica in self._cluster.living():
+            await system.probes.replica(replica)
+            await press(replica, _PRESS_SECONDS, at_once=2)
+            if replica.service == "task_synthesis":
+                async with SynthAgentClient(f"{replica.host}:{PORT}") as client:
+                    # Certified by a worker, compared with all that are stored, and stored before.
+                    name = f"{PROBE}warm-{replica.number}"
+                    await client.import_tasks(name, system.tasks[:1])
 
     async def _settled(self) -> Memory:
         await asyncio.sleep(_SETTLE_SECONDS)
@@ -250,8 +265,12 @@ class _Trial:
         outcome.violations["no_stuck_transactions"] = stuck
         for invariant in INVARIANTS:
             outcome.violations[invariant.__name__] = invariant(evidence, expected)
-        outcome.invalid = sum(
-            row.invalid_reason is not None for run in rough for row in evidence.episodes[run]
+        rows = [row for run in rough for row in evidence.episodes[run]]
+        outcome.invalid = sum(row.invalid_reason is not None for row in rows)
+        ran = [(row.started_at, row.ended_at) for row in rows if row.ended_at is not None]
+        outcome.struck_under_way = sum(
+            any(start <= blow.struck.ended_at and end >= blow.struck.began_at for start, end in ran)
+            for blow in outcome.blows
         )
 
 

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +23,15 @@ _SESSION = "/synthagent.api.v1.ToolMock/Session"
 _CALL = "/synthagent.api.v1.ToolMock/CallTool"
 _CYCLE = 4
 """Calls after which the world is as it was."""
+
+_STREAMS = 250
+"""Most sessions of one connection."""
+
+_OPTIONS = [
+    # Over all addresses that a name has, as SynthAgentClient does.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    ("grpc.use_local_subchannel_pool", 1),  # channels of one target share no connection
+]
 
 
 @dataclass
@@ -61,14 +69,14 @@ class _Clock:
     end: float = float("inf")
 
 
-async def hold_sessions(
-    addresses: Sequence[str], task_id: str, sessions: int, seconds: float
-) -> Driven:
-    """`sessions` at once, dealt over the addresses; each calls again as soon as it is answered."""
+async def hold_sessions(target: str, task_id: str, sessions: int, seconds: float) -> Driven:
+    """`sessions` at once on a gRPC target; each calls again as soon as it is answered."""
     driven = Driven()
     opening, cycle = _messages(task_id)
     ready = asyncio.Barrier(sessions + 1)
-    channels = [grpc.aio.insecure_channel(address) for address in addresses]
+    channels = [
+        grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(-(-sessions // _STREAMS))
+    ]
 
     async def one(channel: grpc.aio.Channel, clock: _Clock) -> None:
         # Any: the stubs know only calls with an iterator of requests and with serializers.

@@ -24,9 +24,8 @@ import orjson
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.results import Result, write
+from benchmarks.results import Result, show, write
 from benchmarks.trainer.job import Group, Job, TrlOptions, group_of
 from benchmarks.trainer.limit import matrix_rate, operations
 from benchmarks.trainer.synthagent_step import TOKENS_PER_ROW, packed, settings
@@ -288,17 +287,7 @@ def main(
         )
         console.print(f"Episodes of {lengths} tokens; {threads} threads; load {load:.1f} before.")
         results = measure(Bench(trl_python, Path(folder), console), batch, threads, repeats)
-    table = Table(show_header=False)
-    for result in results:
-        colour = {None: "", True: "green", False: "red"}[result.reached]
-        table.add_row(
-            result.name,
-            f"{result.value:,.2f} {result.unit}",
-            f"{result.reference} ({result.reference_value:,.2f})",
-            f"ratio {result.ratio:.2f}",
-            style=colour,
-        )
-    console.print(table)
+    show(console, results)
     if most_tokens is None:
         write(results, PATH)
         console.print(f"Written to {PATH}.")

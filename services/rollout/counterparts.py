@@ -1,21 +1,31 @@
 """The tools, user and judge of an episode, as other services reached through the client.
 
 Owns the episode's tool session: opened at the first call, reopened from the event log after any
-loss. The client itself retries what cannot be reached; here a whole attempt is repeated a few times
-before the failure is pinned, as an EpisodeFault, on the boundary that it crossed.
+loss. The client itself retries what cannot be reached; here a whole attempt is repeated for as long
+as an outage may reasonably take (a node lost, a database restarted, a full disk freed) before the
+failure is pinned, as an EpisodeFault, on the boundary that it crossed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
 from services.rollout.episode import EpisodeFault
 from synthagent.client import SynthAgentClient
-from synthagent.errors import BackendUnavailable, StateDiverged, SynthAgentError, as_detail
+from synthagent.errors import (
+    BackendUnavailable,
+    LimitExceeded,
+    ModelUnavailable,
+    StateDiverged,
+    StorageFull,
+    SynthAgentError,
+    as_detail,
+)
 from synthagent.tool_session import RecordedCall, ToolSession
 from synthagent.worlds.episode import (
     AgentTurn,
@@ -27,8 +37,16 @@ from synthagent.worlds.episode import (
 )
 
 T = TypeVar("T")
-_ATTEMPTS = 3
-_PAUSE_SECONDS = 0.2
+PATIENCE_SECONDS = 120.0
+"""How long an episode waits for what is out of reach, or full, before it ends INVALID."""
+
+_MODEL_ATTEMPTS = 3
+"""Attempts at what a model has to answer, whose own retries have all failed each time."""
+
+_BROKEN_ATTEMPTS = 6
+"""Attempts where the other end broke without a word of why; another replica may not."""
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.4, 5.0
 
 
 class RemoteCounterparts:
@@ -96,15 +114,31 @@ def request_id_of(trajectory_id: str, sequence: int) -> str:
 
 
 async def _persistently(attempt: Callable[[], Awaitable[T]], reason: InvalidReason) -> T:
-    for number in range(1, _ATTEMPTS + 1):
+    end = time.monotonic() + PATIENCE_SECONDS
+    pause = _FIRST_PAUSE_SECONDS
+    models_left, broken_left = _MODEL_ATTEMPTS, _BROKEN_ATTEMPTS
+    while True:
         try:
             return await attempt()
         except StateDiverged as error:
             raise EpisodeFault(InvalidReason.REPLAY_MISMATCH, error.message) from error
-        except BackendUnavailable as error:
-            if number == _ATTEMPTS:
-                raise EpisodeFault(reason, as_detail(error)) from error
-            await asyncio.sleep(_PAUSE_SECONDS * 2**number)
         except SynthAgentError as error:
-            raise EpisodeFault(reason, as_detail(error)) from error
-    raise AssertionError("unreachable")
+            models_left -= isinstance(error, ModelUnavailable)
+            broken_left -= _is_broken(error)
+            spent = not models_left or not broken_left or time.monotonic() >= end
+            if spent or not _may_pass(error):
+                raise EpisodeFault(reason, as_detail(error)) from error
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _may_pass(error: SynthAgentError) -> bool:
+    """Whether waiting may help: the other end is away, full or broken, or says when to come."""
+    if isinstance(error, BackendUnavailable | StorageFull) or _is_broken(error):
+        return True
+    return isinstance(error, LimitExceeded) and error.retry_after is not None
+
+
+def _is_broken(error: SynthAgentError) -> bool:
+    """Whether the other end said INTERNAL or UNKNOWN, which no class of ours stands for."""
+    return type(error) is SynthAgentError

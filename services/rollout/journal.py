@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from synthagent.errors import BackendUnavailable
 from synthagent.store import Store, episodes
 from synthagent.store.episodes import Append, Ending
 from synthagent.tokens import TokenSegment, TokenSource
@@ -71,11 +72,13 @@ class JournalWriter:
         try:
             await self._store.write(write)
         except BaseException as error:  # noqa: BLE001 - goes to the episodes that wait for it
-            if len(batch) > 1:  # one of them is at fault: each on its own
-                for one in batch:
+            if len(batch) > 1 and not isinstance(error, BackendUnavailable):
+                for one in batch:  # one of them is at fault: each on its own
                     await self._commit([one])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
+                return
+            for _, committed in batch:
+                if not committed.done():
+                    committed.set_exception(error)
             return
         for _, committed in batch:
             if not committed.done():  # its episode may have been cancelled meanwhile

@@ -2,7 +2,8 @@
 
 A `Scheduler` owns the running episodes of one process. Each is held by a lease in the database
 under this process's name. When the process dies, the next one on its host takes its leases at once,
-any other when they end. `stop` ends episodes where they are and gives the leases back. An episode
+any other when they end. Only leases of what really runs are renewed, so that one whose giving
+back failed ends, too. `stop` ends episodes where they are and gives the leases back. An episode
 that breaks for an unknown reason is tried again, and given up after `MAX_BREAKS`.
 """
 
@@ -31,7 +32,8 @@ RETRY_SECONDS = 1.0
 MAX_BREAKS = 3
 _REMEMBERED_BREAKS = 1024
 
-_PASSING = (BackendUnavailable, LimitExceeded)  # of the database: waiting helps
+# Of the database, or of this process under pressure: waiting helps.
+_PASSING = (BackendUnavailable, LimitExceeded, MemoryError)
 
 _log = structlog.get_logger()
 
@@ -70,6 +72,14 @@ class Work:
     """Ends an episode that cannot be run, as a fault of the machinery."""
     ended: Callable[[StoredEpisode], None]
     """Hears of each episode that does not run here any more."""
+
+
+def _note(what: str, error: Exception, **more: str) -> None:
+    """Logs what did not come about: a sentence for a fault that has one, else where it arose."""
+    if isinstance(error, SynthAgentError):
+        _log.warning(what, why=error.message, **more)
+    else:
+        _log.error(what, exc_info=error, **more)
 
 
 class Scheduler:
@@ -129,8 +139,8 @@ class Scheduler:
                 await work.admit()
                 if free > 0:
                     taken = await self._take(free, work)
-            except SynthAgentError as error:  # of the database; what waits goes on waiting
-                _log.warning("no episodes taken", why=error.message)
+            except Exception as error:  # noqa: BLE001 - or nothing would be taken any more
+                _note("no episodes taken", error)  # what waits goes on waiting
             if taken < free or free <= 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_SECONDS):
@@ -141,6 +151,8 @@ class Scheduler:
             lambda connection: leases.claim(connection, self._owner, LEASE_SECONDS, free)
         )
         for episode in taken:
+            if episode.trajectory_id in self._running:
+                continue  # its lease had ended while the database was out of reach
             task = asyncio.create_task(self._run(episode, work), name=episode.trajectory_id)
             self._running[episode.trajectory_id] = (episode, task)
         self._metrics.episodes_running.set(len(self._running))
@@ -162,10 +174,7 @@ class Scheduler:
             work.ended(episode)
 
     async def _broke(self, episode: StoredEpisode, error: Exception, work: Work) -> None:
-        if isinstance(error, SynthAgentError):
-            _log.warning("episode broke", trajectory=episode.trajectory_id, why=error.message)
-        else:
-            _log.error("episode broke", trajectory=episode.trajectory_id, exc_info=error)
+        _note("episode broke", error, trajectory=episode.trajectory_id)
         breaks = self._breaks.pop(episode.trajectory_id, 0) + (not isinstance(error, _PASSING))
         while len(self._breaks) >= _REMEMBERED_BREAKS:  # other replicas ended the oldest, it seems
             del self._breaks[next(iter(self._breaks))]
@@ -181,13 +190,15 @@ class Scheduler:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
-            with suppress(SynthAgentError):  # tried again, twice before the leases end
+            try:
                 running = dict(self._running)
                 for trajectory_id in await self._store.write(partial(self._renew, list(running))):
                     running[trajectory_id][1].cancel()  # taken over, or cancelled elsewhere
                 age = await self._store.read(leases.queue_age)
                 self._metrics.episodes_queue_age_seconds.set(age)
+            except Exception as error:  # noqa: BLE001 - tried again, twice before the leases end
+                _note("no leases renewed", error)
 
     def _renew(self, running: list[str], connection: Connection) -> set[str]:
-        leases.renew(connection, self._owner, LEASE_SECONDS)
+        leases.renew(connection, self._owner, LEASE_SECONDS, running)
         return leases.lost(connection, self._owner, running)

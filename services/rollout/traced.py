@@ -16,6 +16,7 @@ from synthagent.tokens import TokenSource
 from synthagent.worlds.episode import AgentTurn, Event, ToolResult, UserReply, Verdict
 
 _EVALUATION = "rubric"
+_PROVIDER = "synthagent"  # scripts and policies; a role's model has a span of its own within
 _NAME_LENGTH = 64
 
 
@@ -28,7 +29,11 @@ class TracedAgent:
 
     async def speak(self, events: Sequence[Event]) -> Utterance | None:
         """The agent's next output."""
-        attributes = {tracing.OPERATION: "chat", tracing.MODEL: self._name}
+        attributes = {
+            tracing.OPERATION: "chat",
+            tracing.PROVIDER: _PROVIDER,
+            tracing.MODEL: self._name,
+        }
         with tracing.span(f"chat {self._name}", attributes) as span:
             utterance = await self._agent.speak(events)
             for segment in utterance.segments if utterance else ():

@@ -46,6 +46,9 @@ if TYPE_CHECKING:  # imports the client library, which only a configured role ne
 B = TypeVar("B", bound=BaseModel)
 V = TypeVar("V")
 _SHOWN_TO_REPAIR = 8000  # characters of an unfit answer; the problem rarely lies beyond them
+_PROVIDER = "openai_compatible"
+"""What spans call whoever serves the model: known by its protocol alone."""
+
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ModelUnavailable, "unavailable"),
     (ModelRefused, "refused"),
@@ -222,6 +225,7 @@ class LanguageModel:
         assert seconds is not None  # noqa: S101 - a default was given
         attributes = {
             tracing.OPERATION: "chat",
+            tracing.PROVIDER: _PROVIDER,
             tracing.MODEL: self._role.model,
             "synthagent.role": self._name,
             "synthagent.purpose": question.purpose,

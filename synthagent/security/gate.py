@@ -66,9 +66,20 @@ class Gate:
         """A call that begins; `request` is None where messages come as a stream."""
         return Visit(self, path, context, request, unary=unary)
 
-    def warn_if_open(self, host: str) -> None:
-        """Tells the operator where everybody who reaches the server may call everything."""
-        if self.callers is None and not _is_loopback(host):
+    def warn_if_open(self, host: str, *, encrypted: bool) -> None:
+        """Tells the operator where everybody who reaches the server may call everything.
+
+        And where whoever reads its traffic may, by the tokens in it: without TLS.
+        """
+        if _is_loopback(host):
+            return
+        if self.callers is not None and not encrypted:
+            _log.warning(
+                "callers' tokens travel in plain text: set SYNTHAGENT_TLS_CERTIFICATE_FILE and "
+                "what goes with it",
+                host=host,
+            )
+        if self.callers is None:
             _log.warning(
                 "open to everybody who reaches this address: set SYNTHAGENT_CALLERS_FILE, or let "
                 "only our own services reach it",

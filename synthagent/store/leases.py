@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import Connection, and_, func, not_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, not_, select, update
 
 from synthagent.store.database import now
 from synthagent.store.episodes import EpisodeState, StoredEpisode, sources, stored_episode
@@ -55,29 +55,33 @@ def claim(connection: Connection, owner: str, seconds: float, limit: int) -> lis
     ]
 
 
-def renew(connection: Connection, owner: str, seconds: float) -> None:
-    """Makes every lease of `owner` end in so many seconds from now."""
-    _end_at(connection, owner, _clock(connection) + _microseconds(seconds))
+def renew(
+    connection: Connection, owner: str, seconds: float, trajectory_ids: Sequence[str]
+) -> None:
+    """Makes those leases of `owner` end in so many seconds from now that are of these episodes.
+
+    Only what really runs is to be named: a lease that was taken or should have been given back
+    while the database could not be reached is nobody's work, and has to end.
+    """
+    connection.execute(
+        update(_episode)
+        .where(*_held(owner), _episode.c.trajectory_id.in_(trajectory_ids))
+        .values(lease_expires_at=_clock(connection) + _microseconds(seconds))
+    )
 
 
 def give_back(connection: Connection, owner: str) -> None:
     """Ends every lease of `owner`: its episodes are the first to be taken."""
-    _end_at(connection, owner, 0)
+    connection.execute(update(_episode).where(*_held(owner)).values(lease_expires_at=0))
 
 
-def _end_at(connection: Connection, owner: str, end: int) -> None:
-    connection.execute(
-        update(_episode)
-        .where(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner)
-        .values(lease_expires_at=end)
-    )
+def _held(owner: str) -> tuple[ColumnElement[bool], ...]:
+    return _episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner
 
 
 def lost(connection: Connection, owner: str, trajectory_ids: Sequence[str]) -> set[str]:
     """Those of the episodes that are cancelled or another's; what has ended is not lost."""
-    kept = and_(_episode.c.state == EpisodeState.RUNNING.value, _episode.c.lease_owner == owner) | (
-        _episode.c.state == EpisodeState.ENDED.value
-    )
+    kept = and_(*_held(owner)) | (_episode.c.state == EpisodeState.ENDED.value)
     statement = select(_episode.c.trajectory_id).where(
         _episode.c.trajectory_id.in_(trajectory_ids), not_(kept)
     )
@@ -90,8 +94,7 @@ def release(connection: Connection, trajectory_id: str, owner: str, seconds: flo
         update(_episode)
         .where(
             _episode.c.trajectory_id == trajectory_id,
-            _episode.c.state == EpisodeState.RUNNING.value,
-            _episode.c.lease_owner == owner,
+            *_held(owner),
         )
         .values(lease_owner="", lease_expires_at=_clock(connection) + _microseconds(seconds))
     )

@@ -212,16 +212,6 @@ def admitted_steps(connection: Connection, run_id: str) -> int:
     return 0 if last is None else int(last) + 1
 
 
-def group_ordinals(connection: Connection, run_id: str, step: int) -> list[tuple[str, int]]:
-    """Identifier and ordinal of each group of a step, in order."""
-    statement = (
-        select(_group.c.group_id, _group.c.ordinal)
-        .where(_group.c.run_id == run_id, _group.c.step == step)
-        .order_by(_group.c.ordinal)
-    )
-    return [(row.group_id, row.ordinal) for row in connection.execute(statement)]
-
-
 def latest_policy(connection: Connection, policy: str) -> StoredPolicy | None:
     """The newest published version of that policy, or None where none was published."""
     row = connection.execute(

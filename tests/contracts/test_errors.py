@@ -129,6 +129,25 @@ async def test_each_error_becomes_its_status_and_comes_back(
     )
 
 
+async def test_a_server_without_memory_is_as_good_as_away(
+    channel: grpc.aio.Channel, probe: Probe
+) -> None:
+    async def fail() -> None:
+        raise MemoryError
+
+    probe.behaviour = fail
+    error = await judged(channel)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert isinstance(from_rpc_error(error), errors.BackendUnavailable)
+
+
+def test_a_call_that_the_servers_core_turned_away_may_be_made_again() -> None:
+    """As gRPC ends calls that wait for a server with too many; `make load` meets real ones."""
+    nothing = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details="CANCELLED")
+    assert isinstance(from_rpc_error(error), errors.BackendUnavailable)
+
+
 async def test_details_hold_only_what_was_given(channel: grpc.aio.Channel, probe: Probe) -> None:
     async def fail() -> None:
         raise errors.NotFound("There is no such task.")

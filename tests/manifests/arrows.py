@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 
 from synthagent.settings import Settings, load_settings
 from tests.manifests.call_graph import SERVICES, Calls, calls_of
-from tests.manifests.network import ANY_PORT, DATABASE_PORT, DNS_PORT, NEWCOMER, Arrow
+from tests.manifests.network import (
+    ANY_PORT,
+    COLLECTOR_HOST,
+    DATABASE_PORT,
+    DNS_PORT,
+    NEWCOMER,
+    Arrow,
+)
 from tests.manifests.objects import DATABASE_HOST, Manifests, Object, Pod, label, selects
 
 
@@ -74,6 +81,10 @@ def _of_service(manifests: Manifests, pod: Pod, name: str) -> Iterator[Arrow]:
     if calls.policy and settings.policy_base_url:
         yield from _arrows(manifests, pod.component, urlsplit(settings.policy_base_url).netloc)
     yield from _to_database(manifests, pod, settings)
+    if settings.traces_endpoint:
+        collector = urlsplit(settings.traces_endpoint)
+        assert collector.hostname == COLLECTOR_HOST, "the policies know another collector"
+        yield Arrow(pod.component, "collector", collector.port or 80)
 
 
 def _to_services(

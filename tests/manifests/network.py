@@ -18,6 +18,7 @@ ANY_PORT = 12345
 
 DNS_PORT = 53
 DATABASE_PORT = 5432
+COLLECTOR_HOST = "otel-collector.monitoring"
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,18 @@ class Peer:
 DNS = Peer("dns", {"k8s-app": "kube-dns"}, namespace="kube-system")
 PROMETHEUS = Peer("prometheus", {"app.kubernetes.io/name": "prometheus"}, namespace="monitoring")
 GATEWAY = Peer("gateway", {"app.kubernetes.io/name": "envoy"}, namespace="gateway-system")
+COLLECTOR = Peer(
+    "collector",
+    {"app.kubernetes.io/name": "opentelemetry-collector"},
+    {"otlp-http": 4318},
+    namespace="monitoring",
+)
 DATABASE = Peer("database", address="10.20.30.40", namespace="")
 STRANGER = Peer("stranger", {"app.kubernetes.io/name": "prometheus"}, namespace="default")
 WORLD = Peer("world", address="203.0.113.7", namespace="")
 NEWCOMER = Peer("newcomer")
 """A pod in our namespace that nobody has thought of."""
-OUTSIDE = (DNS, PROMETHEUS, GATEWAY, DATABASE, STRANGER, WORLD)
+OUTSIDE = (DNS, PROMETHEUS, GATEWAY, COLLECTOR, DATABASE, STRANGER, WORLD)
 
 
 @dataclass(frozen=True, order=True)

@@ -1,5 +1,7 @@
 """Every variant builds, fits the API of every supported Kubernetes, and passes every check."""
 
+import re
+
 import pytest
 
 from tests.manifests.checks import CHECKS
@@ -57,3 +59,19 @@ def test_every_setting_is_set_somewhere_or_documented_as_left_alone() -> None:
         if name.startswith("SYNTHAGENT_")
     }
     assert setting_names() - given <= documented_settings() <= setting_names()
+
+
+def test_prometheus_asks_the_one_node_of_the_trainer_that_tells_metrics() -> None:
+    """Rank 0 opens the port; the other nodes of the Indexed Job would count as down."""
+    manifests = built("production")
+    job = manifests.one("Job", "synthagent-trainer")
+    assert job["spec"]["completions"] > 1
+    assert "metrics" in manifests.pod("trainer").ports
+    (monitor,) = manifests.of("PodMonitor")
+    (asked,) = (e for e in monitor["spec"]["podMetricsEndpoints"] if e["port"] == "metrics")
+    (kept,) = asked["relabelings"]
+    index = "__meta_kubernetes_pod_label_batch_kubernetes_io_job_completion_index"
+    assert (kept["action"], kept["sourceLabels"]) == ("keep", [index])
+    # Pods of the services have no such label: Prometheus compares the empty text.
+    found = [bool(re.fullmatch(kept["regex"], value)) for value in ("", "0", "1", "10")]
+    assert found == [True, True, False, False]

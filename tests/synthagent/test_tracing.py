@@ -101,6 +101,7 @@ async def test_an_episode_is_one_trace_from_its_agent_to_the_services(tmp_path: 
     whole = named["invoke_agent gold"]
     assert attributes(whole)["gen_ai.operation.name"] == "invoke_agent"
     assert attributes(whole)["gen_ai.conversation.id"] == trajectory_id
+    assert attributes(named["chat gold"])["gen_ai.provider.name"] == "synthagent"
     (evaluation,) = whole.events
     assert evaluation.name == "gen_ai.evaluation.result"
     told = {each.key: each.value for each in evaluation.attributes}

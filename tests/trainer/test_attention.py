@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from synthagent.errors import InvalidInput
 from trainer.attention import masked_attention, packed_attention
 from trainer.packing import TreeSpan
 
@@ -44,6 +47,35 @@ def test_both_parts_joined_equal_one_masked_call(dtype: torch.dtype, tolerance: 
     torch.autograd.backward(expected, slope)
     for mine, theirs in zip(own, other, strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("window", [None, 15])
+def test_a_window_that_holds_the_longest_sequence_changes_nothing(window: int | None) -> None:
+    own = inputs(torch.float32)
+    found = packed_attention(
+        torch.nn.Identity(), *own, None, SCALE, trees=TREES, sliding_window=window
+    )[0]
+    assert torch.equal(found, attend(*own))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("sliding_window", 14, "the last 14 tokens only, and an episode has 15"),
+        ("softcap", 50.0, "caps its scores or has sinks"),
+        ("s_aux", torch.zeros(HEADS), "caps its scores or has sinks"),
+    ],
+)
+def test_attention_of_another_kind_is_refused(option: str, value: Any, complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        packed_attention(
+            torch.nn.Identity(),
+            *inputs(torch.float32),
+            None,
+            SCALE,
+            trees=TREES,
+            **{option: value},
+        )
 
 
 def test_what_lies_in_another_branch_changes_nothing() -> None:

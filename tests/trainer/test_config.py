@@ -213,6 +213,15 @@ def test_every_algorithm_reads_back_as_written(algorithm: str, tmp_path: Path) -
         ({"rl": {"correction": "token", "top_p": 0.9}}, "top_p = 1"),
         ({"rl": {"algorithm": "rloo", "minibatches": 2}}, "minibatches = 1"),
         ({"dpo": {"enabled": True}}, "dpo.runs"),
+        ({"rl": {"correction": "token", "old_logprobs": "recorded"}}, "recomputed"),
+        ({"deepspeed": {"offload_parameters": True}}, "needs stage = 3"),
+        (
+            {
+                "lora": {"enabled": True, "publish": "adapter"},
+                "rollout": {"transfer_ranks": 1},
+            },
+            r"^rollout\.transfer_ranks sends the whole model",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(content: dict[str, Any], complaint: str) -> None:

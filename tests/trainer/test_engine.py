@@ -70,6 +70,7 @@ def lora_reference(model: Path) -> tuple[list[float], list[float], dict[str, Ten
 
 
 def train_plainly(plain: PreTrainedModel) -> tuple[list[float], list[float]]:
+    torch.set_num_threads(1)  # more would wait for each other where other tests have the cores
     optimizer = torch.optim.AdamW(
         plain.parameters(), lr=0.0, betas=(0.9, 0.999), eps=EPSILON, weight_decay=0.0
     )

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GraniteConfig, GraniteForCausalLM
 
-from synthagent.errors import NotFound
+from synthagent.errors import InvalidInput, NotFound
 from tests.trainer.tiny import (
+    VOCABULARY,
     load_plain,
     make_groups,
     plain_grpo_loss,
@@ -235,3 +238,47 @@ def test_bfloat16_scores_within_its_rounding(folder: Path) -> None:
     # Eight bits of precision: about one part in 256 of logits that reach 10, through two layers.
     torch.testing.assert_close(rounded, exact, atol=0.2, rtol=0)
     assert not torch.equal(rounded, exact)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("config.json", b"{", "cannot be loaded: .* is not a valid JSON file$"),
+        ("config.json", b'{"model_type": "llamo"}', "cannot be loaded: .*llamo"),
+        ("model.safetensors", b"x", "cannot be loaded: .*header too small"),
+        (
+            "model.safetensors",
+            save({"model.norm.weight": torch.ones(32)}),
+            r"lacks \d+ of its tensors, such as lm_head.weight",
+        ),
+        (
+            "model.safetensors",
+            save({"model.norm.weight": torch.ones(31)}),
+            "cannot be loaded: .*",
+        ),
+    ],
+)
+def test_a_model_that_is_damaged_is_refused(
+    tmp_path: Path, file: str, content: bytes, complaint: str
+) -> None:
+    write_model(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(InvalidInput, match=complaint):
+        load_model(tmp_path, dtype=torch.float32)
+
+
+def test_a_model_that_scales_its_logits_is_refused(tmp_path: Path) -> None:
+    config = GraniteConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    GraniteForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]  # theirs
+    with pytest.raises(InvalidInput, match="GraniteForCausalLM is not supported: its logits"):
+        load_model(tmp_path, dtype=torch.float32)

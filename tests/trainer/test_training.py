@@ -18,6 +18,7 @@ from tests.trainer.processes import serving, started, train
 from tests.trainer.scripted_rollout import ScriptedRollout
 from tests.trainer.tiny import load_plain, write_model
 from trainer.batch_log import read_batches
+from trainer.checkpoint import file_sha256
 from trainer.metrics import read_rows
 
 
@@ -110,6 +111,68 @@ async def test_preferences_and_a_reference_on_two_ranks(tmp_path: Path) -> None:
     assert [row["unused_groups"] for row in rows[4:7]] == [1, 1, 1]
     assert rows[4]["reference_kl"] >= 0
     assert rows[6]["reference_kl"] > 0
+
+
+@pytest.mark.timeout(900)
+async def test_a_run_that_is_cut_loses_no_evaluation_and_renames_no_weights(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    settings = (
+        "sft.enabled=false",
+        "dpo.enabled=true",
+        'dpo.runs=["stored"]',
+        "evaluation.every_steps=1",
+    )
+    script = ScriptedRollout()
+    async with serving(script) as address:
+        [process] = started(model, tmp_path / "run", address, *settings)
+
+        def kill(request: object) -> None:
+            if isinstance(request, rollout_pb2.WatchRunRequest) and request.run_id.endswith(
+                "after-dpo"
+            ):
+                os.kill(process.pid, signal.SIGKILL)
+
+        script.on_call = kill
+        code, said = await process.end()
+        assert code == -signal.SIGKILL, said
+        script.on_call = lambda _: None
+        script.fail_at_step = 2  # behind the evaluation that follows the checkpoint of step 2
+        code, said = await train(model, tmp_path / "run", address, *settings)
+        assert code == 3, said
+        assert "resumed after dpo step 1" in said
+        script.fail_at_step = None
+        code, said = await train(model, tmp_path / "run", address, *settings)
+        assert code == 0, said
+        assert "resumed after rl step 2" in said
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row.get("label", row["step"]) for row in rows] == [
+        *("before", 1, "after-dpo", 1, "step-1", 2, "step-2", 3, "after-rl")
+    ]
+    # What preferences made of the initial policy is version 1, and never published as version 0.
+    assert [version for version, _ in script.published] == [1, 1, 2, 3, 3, 4]
+    assert len(set(script.published)) == 4
+
+
+@pytest.mark.timeout(900)
+async def test_a_run_that_goes_back_measures_from_the_policy_that_it_then_has(
+    tmp_path: Path,
+) -> None:
+    model, folder = write_model(tmp_path / "model"), tmp_path / "run"
+    settings = ("rl.steps=1", "rl.kl_coefficient=0.1", "checkpoint.keep=9")
+    script = ScriptedRollout()
+    async with serving(script) as address:
+        code, said = await train(model, folder, address, *settings)
+        assert code == 0, said
+        first = file_sha256(folder / "reference-rl.safetensors")
+        (folder / "checkpoints" / "latest").write_text("sft-000001")
+        code, said = await train(
+            model, folder, address, *settings, "sft.learning_rate=2e-2", "--amend"
+        )
+        assert code == 0, said
+        assert "resumed after sft step 1" in said
+    second = file_sha256(folder / "reference-rl.safetensors")
+    assert [digest for version, digest in script.published if version == 1] == [first, second]
+    assert first != second
 
 
 def check_records(folder: Path, ranks: int = 1) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -42,6 +42,15 @@ class TrainerConfig(Section):
     rl: RlSettings = Field(default_factory=RlSettings)
     evaluation: EvaluationSettings = EvaluationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainerConfig:
+        if self.rollout.transfer_ranks and self.lora.enabled and self.lora.publish == "adapter":
+            raise ValueError(
+                'rollout.transfer_ranks sends the whole model and lora.publish = "adapter" only '
+                'the adapter; set lora.publish = "merged", or leave rollout.transfer_ranks out'
+            )
+        return self
 
     def flat(self) -> dict[str, Any]:
         """Every value by `section.key`, as JSON has it."""
@@ -87,7 +96,7 @@ def parse(content: Mapping[str, Any]) -> TrainerConfig:
             message = str(first["ctx"]["error"])
         else:
             message = f"{first['msg']}, not {first.get('input')!r}"
-        raise InvalidInput(f"{where}: {message}", field=where) from error
+        raise InvalidInput(f"{where}: {message}" if where else message, field=where) from error
 
 
 def write(config: TrainerConfig, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 RewardPresetName = Literal["paper", "paper_code", "no_restriction_gate", "no_interaction"]
 
@@ -129,6 +129,12 @@ class DeepSpeedSettings(Section):
     """Decoupled weight decay."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each rank. None: the cores of the machine over the ranks on it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DeepSpeedSettings:
+        if self.offload_parameters and self.stage != 3:
+            raise ValueError("offload_parameters needs stage = 3: below it every rank holds all")
+        return self
 
 
 class EvaluationSettings(Section):

@@ -164,6 +164,11 @@ class RlSettings(Section):
                 "correction needs temperature = 1 and top_p = 1; the recorded log-probabilities "
                 "are not those of another sampling"
             )
+        if self.correction != "none" and self.old_logprobs == "recorded":
+            raise ValueError(
+                "correction compares the trainer's log-probabilities with the recorded ones; set "
+                'old_logprobs = "recomputed", or correction = "none"'
+            )
         if self.ratio is Ratio.NONE and self.minibatches > 1:
             raise ValueError(
                 "ratio = none is exact for one update of a batch only; set minibatches = 1"

@@ -61,11 +61,6 @@ class Draft:
         """The concepts of its parameters."""
         return [name for name in self.operation.params if name not in self.omit]
 
-    @property
-    def result_key(self) -> str:
-        """The noun key of the array that it returns, or empty."""
-        return self.operation.program[-1].key
-
 
 def code(pattern: str, words: Mapping[str, str]) -> str:
     """The error code of a pattern such as `{client} not found`."""

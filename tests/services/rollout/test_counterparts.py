@@ -1,8 +1,19 @@
+from datetime import timedelta
+from typing import Any
+
 import pytest
 
+from services.rollout import counterparts
 from services.rollout.counterparts import calls_so_far, request_id_of
+from services.rubric_judge.servicer import RubricJudgeServicer
 from synthagent.api.v1 import rollout_pb2 as pb
 from synthagent.api.v1 import trajectory_pb2
+from synthagent.errors import (
+    BackendUnavailable,
+    LimitExceeded,
+    ModelUnavailable,
+    StorageFull,
+)
 from synthagent.worlds.engine import compile_world
 from synthagent.worlds.plans import run_plan
 from tests.example_task import example_task
@@ -13,6 +24,11 @@ _FAULTS = {
     "user_simulator": trajectory_pb2.INVALID_REASON_USER_FAULT,
     "rubric_judge": trajectory_pb2.INVALID_REASON_JUDGE_FAULT,
 }
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counterparts, "_FIRST_PAUSE_SECONDS", 0.02)
 
 
 @pytest.mark.parametrize("missing", _FAULTS)
@@ -45,6 +61,41 @@ async def test_one_faulty_episode_does_not_touch_the_others(serve: Serve) -> Non
         await client.create_run("never-asks", careless)
         assert (await finished(client, "asks")).progress.episodes_invalid == 5
         assert (await finished(client, "never-asks")).progress.episodes_invalid == 0
+
+
+SOON = timedelta(seconds=0.1)
+
+
+@pytest.mark.parametrize(
+    ("error", "invalid"),
+    [
+        (StorageFull("The disk is full."), 0),
+        (LimitExceeded("Too many sessions.", retry_after=SOON), 0),
+        (BackendUnavailable("The database is away."), 0),
+        (MemoryError("There is no memory."), 0),
+        (KeyError("A replica is broken."), 0),
+        (LimitExceeded("The message is too large."), 2),  # waiting does not make it smaller
+        (ModelUnavailable("The model is away."), 2),  # waited for by the service already
+    ],
+    ids=str,
+)
+async def test_an_episode_waits_for_what_may_pass(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: Exception, invalid: int
+) -> None:
+    # gRPC itself makes UNAVAILABLE calls five times; others are made as often as we make them.
+    judge, refusals = RubricJudgeServicer.Judge, [error] * (40 if invalid else 4)
+
+    async def refuse_at_first(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await judge(*arguments)
+
+    monkeypatch.setattr(RubricJudgeServicer, "Judge", refuse_at_first)
+    async with serve() as (client, _):
+        spec = pb.RunSpec(reference=pb.REFERENCE_AGENT_GOLD, tasks=selection(2))
+        await client.create_run("refused", spec)
+        progress = (await finished(client, "refused")).progress
+        assert (progress.episodes_ended, progress.episodes_invalid) == (2, invalid)
 
 
 def test_calls_so_far_are_those_with_a_result() -> None:

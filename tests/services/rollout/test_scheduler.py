@@ -183,6 +183,25 @@ async def test_an_episode_that_breaks_is_tried_again_and_given_up(
 
 
 @on_both_databases
+async def test_a_lease_of_its_own_that_does_not_run_ends_and_is_taken_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is when the connection broke as the lease was taken, or as it was given back."""
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
+    store, log = await _prepared(database_url, 2), Log(hold=True)
+    me = process_name()
+    async with _scheduling(store, log, owner=me, limit=2):
+        await _until(lambda: len(log.ran) == 2)
+    await store.write(partial(leases.claim, owner=me, seconds=0.3, limit=1))
+    async with _scheduling(store, log := Log(hold=True), owner=me, limit=2):
+        await _until(lambda: sorted(log.ran) == ["r.0.0", "r.1.0"])
+        await asyncio.sleep(1.0)  # what runs is renewed, and not taken twice
+        assert log.now == log.most == 2
+    await store.close()
+
+
+@on_both_databases
 async def test_leases_are_renewed_and_lost_episodes_are_let_go(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,4 +213,35 @@ async def test_leases_are_renewed_and_lost_episodes_are_let_go(
         assert log.ran == ["r.0.0", "r.1.0"]
         await store.write(lambda c: episodes.cancel(c, "r"))
         await _until(lambda: log.now == 0)
+    await store.close()
+
+
+async def test_a_fault_that_nobody_foresaw_ends_neither_loop(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.05)
+    store, log = await _prepared(database_url, 1), Log(hold=True)
+    faults = {"admit": 2, "queue_age": 2}
+
+    def fail(what: str) -> None:
+        if faults[what]:
+            faults[what] -= 1
+            raise TypeError(what)
+
+    async def admit() -> None:
+        fail("admit")
+
+    def queue_age(connection: Connection) -> float:
+        fail("queue_age")
+        return 7.0
+
+    monkeypatch.setattr(log, "admit", admit)
+    monkeypatch.setattr(leases, "queue_age", queue_age)
+    async with _scheduling(store, log):
+        await _until(lambda: log.ran and not any(faults.values()))
+        held = await store.read(leases.owners)
+        await asyncio.sleep(0.6)  # two leases: it would have ended
+        taken = await store.write(partial(leases.claim, owner="another/1/1", seconds=1, limit=1))
+        assert (len(held), taken, log.ran) == (1, [], ["r.0.0"])
     await store.close()

@@ -5,13 +5,17 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from synthagent import errors
 from synthagent.api.v1 import judge_pb2, judge_pb2_grpc
 from synthagent.client import SynthAgentClient
+from synthagent.metrics import ServerMetrics
 from synthagent.security.access import Role
 from synthagent.security.callers import CallerLimits, Callers
 from synthagent.security.channels import ChannelSecurity
+from synthagent.security.gate import Gate
+from synthagent.security.settings import SecuritySettings
 from synthagent.security.watched import UnusableFile
 from synthagent.server import running
 from synthagent.settings import Settings
@@ -175,3 +179,29 @@ async def test_an_open_server_that_others_reach_says_so(
             pass
         output = capfd.readouterr()
         assert ("SYNTHAGENT_CALLERS_FILE" in output.out + output.err) is warns, (host, listed)
+
+
+@pytest.mark.parametrize(
+    ("host", "known", "encrypted", "warned"),
+    [
+        ("127.0.0.1", False, False, None),
+        ("0.0.0.0", False, False, "open to everybody"),
+        ("0.0.0.0", True, False, "tokens travel in plain text"),
+        ("0.0.0.0", True, True, None),
+    ],
+)
+def test_the_operator_is_told_what_stands_open(
+    people: People,
+    host: str,
+    *,
+    known: bool,
+    encrypted: bool,
+    warned: str | None,
+) -> None:
+    people.add("a", "viewer")
+    given = {"callers_file": people.path} if known else {}
+    gate = Gate.of(SecuritySettings.model_validate(given), ServerMetrics())
+    with capture_logs() as lines:
+        gate.warn_if_open(host, encrypted=encrypted)
+    assert len(lines) == (warned is not None)
+    assert all(str(warned) in line["event"] for line in lines)

@@ -32,6 +32,14 @@ async def test_a_released_episode_waits_for_its_time(admitted: Store) -> None:
     assert [episode.trajectory_id for episode in again] == ["r.0.1"]
 
 
+async def test_only_leases_of_what_runs_are_renewed(admitted: Store) -> None:
+    await admitted.write(lambda c: leases.claim(c, "me", -1, 3))
+    await admitted.write(lambda c: leases.renew(c, "me", FAR, ["r.0.0", "r.0.1"]))
+    await admitted.write(lambda c: leases.renew(c, "you", FAR, ["r.1.0"]))
+    taken = await admitted.write(lambda c: leases.claim(c, "you", FAR, 9))
+    assert {episode.trajectory_id for episode in taken} == {"r.1.0", "r.1.1"}
+
+
 async def test_what_was_cancelled_or_taken_is_lost_and_what_ended_is_not(admitted: Store) -> None:
     await admitted.write(lambda c: leases.claim(c, "me", FAR, 3))
     await admitted.write(lambda c: leases.claim(c, "you", FAR, 1))
