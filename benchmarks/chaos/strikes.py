@@ -13,6 +13,7 @@ import random
 import resource
 import signal
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from benchmarks.chaos.schedule import DATABASE, WORKER, Fault, FaultKind
 from benchmarks.chaos.system import Strike, System
 from benchmarks.cluster import PORT, Replica
 from synthagent.embedded import ProcessFailed
+from synthagent.postgresql_server import PostgresqlFailed
 
 _LIVENESS_SECONDS = 10.0
 """A replica that answers nothing for so long is killed, as Kubernetes would by its probe."""
@@ -38,7 +40,7 @@ async def kill(system: System, fault: Fault, chance: random.Random) -> None:
     """SIGKILL; what died is started again in its place."""
     if fault.target == DATABASE:
         async with system.database():
-            await asyncio.to_thread(system.cluster.postgresql.restart, signal.SIGKILL)
+            await _restart_database(system, signal.SIGKILL)
             await system.probes.database()
         return
     service = "task_synthesis" if fault.target == WORKER else fault.target
@@ -66,8 +68,7 @@ async def database_restart(system: System, fault: Fault, chance: random.Random) 
     """A fast shutdown or an immediate one, and a start when the time is over."""
     number = chance.choice((signal.SIGINT, signal.SIGQUIT))
     async with system.database():
-        postgresql = system.cluster.postgresql
-        await asyncio.to_thread(postgresql.restart, number, away_seconds=fault.seconds)
+        await _restart_database(system, number, fault.seconds)
         await system.probes.database()
 
 
@@ -111,7 +112,7 @@ async def disk_full(system: System, fault: Fault, chance: random.Random) -> None
         server = system.cluster.postgresql
         if server.process is None or server.process.poll() is not None:
             system.events.append("the database ended on a full disk and was started again")
-            await asyncio.to_thread(server.restart)
+            await _restart_database(system, signal.SIGINT)
         await system.probes.database()
 
 
@@ -141,6 +142,28 @@ async def out_of_memory(system: System, fault: Fault, chance: random.Random) -> 
             how = "did not answer" if replica.alive else "ended"
             system.events.append(f"{replica.process.name} {how} out of memory; started again")
             await _start_again(system, replica)
+
+
+async def _restart_database(
+    system: System, number: signal.Signals, away_seconds: float = 0.0
+) -> None:
+    """Ends the database and starts it, again where it does not start, as its operator would.
+
+    After a SIGKILL it does not until the last of its old processes is gone.
+    """
+    server = system.cluster.postgresql
+    start = partial(server.restart, number, away_seconds=away_seconds)
+    end = asyncio.get_running_loop().time() + LONGEST_SECONDS
+    while True:
+        try:
+            await asyncio.to_thread(start)
+        except PostgresqlFailed as failed:
+            if asyncio.get_running_loop().time() > end:
+                raise NotRecovered(str(failed)) from failed
+            await asyncio.sleep(_PAUSE_SECONDS)
+            start = partial(server.start)
+        else:
+            return
 
 
 async def _start_again(system: System, replica: Replica) -> None:
