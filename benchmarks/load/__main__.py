@@ -21,16 +21,19 @@ import psutil
 import typer
 from rich.console import Console
 
-from benchmarks import servers
+from benchmarks import echo, servers
 from benchmarks.cluster import Cluster
 from benchmarks.load.driving import Driven, fill, hold_sessions, offer
 from benchmarks.results import Result, show, write
+from benchmarks.streams import drive
 from benchmarks.tool_calls import import_world
 
 PATH = Path(__file__).parent.parent / "load.json"
 PEER = Path(__file__).parent
 IN_FLIGHT = 128
 """Calls of one caller that the overloaded server runs at once; half of them fill it."""
+
+_ECHO_BYTES = 128
 
 
 @dataclass
@@ -150,6 +153,15 @@ def peer(python: Path, sessions: int, seconds: float) -> float:
     return float(told["steps"] / watch.cpu_seconds)
 
 
+def echo_per_core() -> float:
+    """Messages a second of processor time of a bare grpc.aio server: what no call can go below."""
+    messages = [bytes(_ECHO_BYTES)] * 2000
+    with servers.pinned(["benchmarks.echo", str(_ECHO_BYTES)]) as (process, port):
+        with Watch([psutil.Process(process.pid)]) as watch:
+            asyncio.run(drive(f"127.0.0.1:{int(port)}", echo.METHOD, [messages] * 64, warmup=0))
+        return 64 * len(messages) / watch.cpu_seconds
+
+
 def _of_sessions(name: str, held: Held, sessions: int) -> list[Result]:
     driven = held.driven
     errors = sum(driven.errors.values())
@@ -211,10 +223,16 @@ def main(
         with console.status("the peer, after"):
             after_peer = peer(peer_python, 64, 20)
         results.append(
-            Result("steps_per_core_second", ours, "calls/s/core",
+            Result("load_steps_per_core_second", ours, "calls/s/core",
                    "OpenEnv 0.10 no-op environment over WebSocket, 64 sessions",
                    (before + after_peer) / 2, 2.0)
         )  # fmt: skip
+        with console.status("a bare echo"):
+            results.append(
+                Result("load_echo_per_core_second", echo_per_core(), "messages/s/core",
+                       "OpenEnv 0.10 no-op environment over WebSocket, 64 sessions",
+                       (before + after_peer) / 2)
+            )  # fmt: skip
         for label, holds in (("embedded", hold), ("three_replicas", hold_replicas)):
             with console.status(f"{label}: {sessions} sessions for {seconds:.0f} s"):
                 held = holds(folder / label, sessions, seconds)

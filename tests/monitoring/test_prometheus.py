@@ -60,6 +60,9 @@ precision = "float32"
 [sft]
 max_steps = 2
 [rl]
+# Random weights earn nothing; lengths vary, and this algorithm learns from them over a batch.
+algorithm = "reinforce_plus_plus"
+overlong_fraction = 0.95
 steps = 1000
 groups_per_step = 2
 group_size = 4
@@ -67,7 +70,6 @@ max_turns = 6
 max_turn_tokens = 24
 max_episode_tokens = 8000
 kl_coefficient = 0.01
-overlong_fraction = 0.95  # what varies in the rewards of a random policy: how long it speaks
 [evaluation]
 split = "train"
 difficulty = "mini"

@@ -1,4 +1,9 @@
-"""Each algorithm against a plain float64 reference, written from its paper's equation."""
+"""Each algorithm against a plain float64 reference, written from its paper's equation.
+
+In one thing both differ from the papers: groups whose rewards do not vary are left out, also of the
+denominators, where GRPO, Dr. GRPO and RLOO count them. Their advantages are zero, so this scales
+the step (and leaves them out of a KL term) and does not turn it.
+"""
 
 from __future__ import annotations
 
