@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +29,9 @@ _CYCLE = 4
 _STREAMS = 250
 """Most sessions of one connection."""
 
+_OPENING_SECONDS = 60.0
+"""Longest that sessions may take to open, all at once."""
+
 _OPTIONS = [
     # Over all addresses that a name has, as SynthAgentClient does.
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
@@ -43,6 +48,11 @@ class Driven:
     errors: Counter[str] = field(default_factory=Counter)
     told_when: int = 0
     """Refusals that said when to come again."""
+
+    def refuse(self, error: grpc.aio.AioRpcError) -> None:
+        """Counts a call that ended with a status."""
+        self.errors[error.code().name] += 1
+        self.told_when += from_rpc_error(error).retry_after is not None
 
     @property
     def answered(self) -> int:
@@ -71,20 +81,66 @@ class _Clock:
 
 async def hold_sessions(target: str, task_id: str, sessions: int, seconds: float) -> Driven:
     """`sessions` at once on a gRPC target; each calls again as soon as it is answered."""
-    driven = Driven()
-    opening, cycle = _messages(task_id)
-    ready = asyncio.Barrier(sessions + 1)
-    channels = [
-        grpc.aio.insecure_channel(target, _OPTIONS) for _ in range(-(-sessions // _STREAMS))
-    ]
+    held, _ = await crowd(target, task_id, sessions, 0, seconds)
+    return held
 
-    async def one(channel: grpc.aio.Channel, clock: _Clock) -> None:
-        # Any: the stubs know only calls with an iterator of requests and with serializers.
-        open_call: Any = channel.stream_stream
-        stream = open_call(_SESSION)()
-        await stream.write(opening)
-        await stream.read()
-        await ready.wait()
+
+async def crowd(
+    target: str, task_id: str, sessions: int, more: int, seconds: float
+) -> tuple[Driven, Driven]:
+    """The same, while `more` others ask for a session each, and ask again when they are told to.
+
+    Returns what came of the calls, and of the others: those that were let in are "answered".
+    """
+    held, others = Driven(), Driven()
+    messages = _messages(task_id)
+    ready, clock = asyncio.Barrier(sessions + 1), _Clock()
+    longest = seconds + _OPENING_SECONDS
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(target, _OPTIONS))
+            for _ in range(-(-(sessions + more) // _STREAMS))
+        ]
+        each = itertools.cycle([_opener(channel) for channel in channels])
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(sessions):
+                stream = next(each)(timeout=longest)
+                tasks.create_task(_hold(stream, messages, held, ready, clock))
+            await ready.wait()
+            started = time.perf_counter()
+            knocks = (
+                _knock(next(each), messages[0], others, started + seconds) for _ in range(more)
+            )
+            await asyncio.gather(*knocks)
+            others.seconds = time.perf_counter() - started
+            await asyncio.sleep(seconds - others.seconds)
+            clock.end = time.perf_counter()  # so that nobody was let in by a session that ended
+        held.seconds = max(held.seconds, clock.end) - started
+    return held, others
+
+
+def _opener(channel: grpc.aio.Channel) -> Any:
+    """What opens session streams of bytes."""
+    # Any: the stubs know only calls with an iterator of requests and with serializers.
+    open_call: Any = channel.stream_stream
+    return open_call(_SESSION)
+
+
+async def _hold(
+    stream: Any,
+    messages: tuple[bytes, list[tuple[str, str]]],
+    driven: Driven,
+    ready: asyncio.Barrier,
+    clock: _Clock,
+) -> None:
+    """One session that calls until the clock's end; how it fails is put down to `driven`."""
+    opening, cycle = messages
+    try:
+        try:
+            await stream.write(opening)
+            await stream.read()
+        finally:
+            await ready.wait()
         for sequence, (tool, arguments) in enumerate(itertools.cycle(cycle)):
             if time.perf_counter() >= clock.end:
                 break
@@ -92,7 +148,7 @@ async def hold_sessions(target: str, task_id: str, sessions: int, seconds: float
             begun = time.perf_counter()
             await stream.write(tool_pb2.SessionRequest(call=call).SerializeToString())
             answer = await stream.read()
-            if not isinstance(answer, bytes):  # the end of the stream
+            if not isinstance(answer, bytes):  # the server has ended the session
                 driven.errors[(await stream.code()).name] += 1
                 return
             result = tool_pb2.SessionResponse.FromString(answer).result.result
@@ -100,21 +156,29 @@ async def hold_sessions(target: str, task_id: str, sessions: int, seconds: float
                 driven.latencies.append(time.perf_counter() - begun)
             else:
                 driven.errors[result.error_code] += 1
+        driven.seconds = time.perf_counter()
         await stream.done_writing()
+        await stream.read()  # its end, so that the server holds it no more
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the latter from writing too late
+        driven.errors[(await stream.code()).name] += 1
 
-    clock = _Clock()
-    tasks = [
-        asyncio.create_task(one(channels[number % len(channels)], clock))
-        for number in range(sessions)
-    ]
-    await ready.wait()
-    started = time.perf_counter()
-    clock.end = started + seconds
-    await asyncio.gather(*tasks)
-    driven.seconds = time.perf_counter() - started
-    for channel in channels:
-        await channel.close(grace=None)
-    return driven
+
+async def _knock(open_call: Any, opening: bytes, driven: Driven, end: float) -> None:
+    """One that asks for a session until `end`, each time that it is told to."""
+    pause = 0.0
+    while (begun := time.perf_counter() + pause) < end:
+        await asyncio.sleep(pause)
+        stream = open_call(timeout=_OPENING_SECONDS)
+        try:
+            await stream.write(opening)
+            await stream.read()
+            driven.latencies.append(time.perf_counter() - begun)
+            await stream.done_writing()
+            await stream.read()
+        except grpc.aio.AioRpcError as error:
+            driven.refuse(error)
+            told = from_rpc_error(error).retry_after
+            pause = random.uniform(1.0, 1.5) * (told.total_seconds() if told else 1.0)  # noqa: S311 - jitter
 
 
 async def _call(channel: grpc.aio.Channel, request: bytes, driven: Driven) -> None:
@@ -124,8 +188,7 @@ async def _call(channel: grpc.aio.Channel, request: bytes, driven: Driven) -> No
     try:
         await open_call(_CALL)(request, timeout=30)
     except grpc.aio.AioRpcError as error:
-        driven.errors[error.code().name] += 1
-        driven.told_when += from_rpc_error(error).retry_after is not None
+        driven.refuse(error)
     else:
         driven.latencies.append(time.perf_counter() - begun)
 

@@ -82,11 +82,6 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
     async def _answer_all(self, answer: Any, context: _Context, *, waits: bool) -> None:
         """Answers until the stream ends; `waits` says whether `answer` is a coroutine function."""
         read, write, count = context.read, context.write, self._calls.count
-        # One response serves the whole stream: `write` serializes it before it returns, and every
-        # field is set anew for each call.
-        response = tool_pb2.SessionResponse()
-        filled = response.result
-        result_message = filled.result
         while True:
             request = await read()
             if request is EOF:
@@ -104,7 +99,11 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
                 result = await result
             code = result.error_code
             count(code)
+            # A new message for each call: one that is filled again keeps all that was ever in it.
+            response = tool_pb2.SessionResponse()
+            filled = response.result
             filled.sequence = sequence
+            result_message = filled.result
             result_message.ok = result.ok
             result_message.result_json = result.result
             result_message.error_code = code

@@ -178,11 +178,7 @@ class Store:
 
     def _write_groups(self) -> None:
         while group := self._next_group():
-            started = time.perf_counter()
             self._commit_group(group)
-            if self._metrics:
-                self._metrics.store_commit_seconds.observe(time.perf_counter() - started)
-                self._metrics.store_writes.inc(len(group))
 
     def _next_group(self) -> list[_Write]:
         """All writes that wait; at least one, or none once the store is closed and emptied."""
@@ -220,8 +216,14 @@ class Store:
             item.done.set_result(result)
 
     def _run_group(self, group: list[_Write]) -> list[Any]:
+        """Commits a group, and counts it where that succeeded, before anybody hears of it."""
+        started = time.perf_counter()
         with (
             self._engine.connect().execution_options(synthagent_write=True) as connection,
             connection.begin(),
         ):
-            return [item.run(connection) for item in group]
+            results = [item.run(connection) for item in group]
+        if self._metrics:
+            self._metrics.store_commit_seconds.observe(time.perf_counter() - started)
+            self._metrics.store_writes.inc(len(group))
+        return results

@@ -7,19 +7,22 @@ import asyncio
 import math
 import os
 import signal
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from synthagent.api.v1 import rollout_pb2
+from synthagent.metrics import TrainerMetrics
 from tests.trainer.processes import serving, started, train
 from tests.trainer.scripted_rollout import ScriptedRollout
 from tests.trainer.tiny import load_plain, write_model
 from trainer.batch_log import read_batches
 from trainer.checkpoint import file_sha256
-from trainer.metrics import read_rows
+from trainer.metrics import mirror, read_rows
 
 
 @pytest.mark.timeout(900)
@@ -111,6 +114,7 @@ async def test_preferences_and_a_reference_on_two_ranks(tmp_path: Path) -> None:
     assert [row["unused_groups"] for row in rows[4:7]] == [1, 1, 1]
     assert rows[4]["reference_kl"] >= 0
     assert rows[6]["reference_kl"] > 0
+    assert without_metric(rows) == []
 
 
 @pytest.mark.timeout(900)
@@ -175,6 +179,17 @@ async def test_a_run_that_goes_back_measures_from_the_policy_that_it_then_has(
     assert first != second
 
 
+def without_metric(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The scalars of these rows that Prometheus would not see."""
+    metrics = TrainerMetrics()
+    return [
+        f"{row['stage']}: {name}"
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, int | float) and not mirror(metrics, row["stage"], name, value)
+    ]
+
+
 def check_records(folder: Path, ranks: int = 1) -> None:
     rows = read_rows(folder / "metrics.jsonl")
     stages = [(row["stage"], row.get("label", row["step"])) for row in rows]
@@ -188,6 +203,7 @@ def check_records(folder: Path, ranks: int = 1) -> None:
         ("rl", 3),
         ("evaluate", "after-rl"),
     ]
+    assert without_metric(rows) == []
     assert [row["policy_version"] for row in rows] == [0, 0, 0, 1, 2, 3, 4, 4]
     for row in rows[4:7]:
         assert (row["n"], row["invalid"], row["groups"]) == (9, 3, 3)

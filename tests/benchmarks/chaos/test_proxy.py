@@ -17,14 +17,20 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         while line := await reader.readline():
             writer.write(line)
     writer.close()
+    with contextlib.suppress(ConnectionResetError):
+        await writer.wait_closed()
 
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    accepted: list[asyncio.Task[None]] = []
+    server = await asyncio.start_server(
+        lambda *streams: accepted.append(asyncio.create_task(echo(*streams))), "127.0.0.1", 0
+    )
     with Proxy(server.sockets[0].getsockname()[1]) as started:
         yield started
     server.close()
+    await asyncio.gather(*accepted)  # the proxy is gone, and its connections with it
 
 
 async def connect(proxy: Proxy) -> Streams:

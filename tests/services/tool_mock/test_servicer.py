@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
@@ -15,6 +16,9 @@ from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
 from synthagent.client import SynthAgentClient
 from synthagent.server import Running, running
 from synthagent.settings import Settings
+from synthagent.store import tasks
+from synthagent.worlds.certify import certify
+from synthagent.worlds.spec import Task
 from tests.services.tool_mock.served import Served
 
 TASK_ID = "example-court-booking"
@@ -145,6 +149,30 @@ async def test_sessions_are_limited_and_counted(server: Running, stub: Stub) -> 
         await stream.done_writing()
         assert await stream.code() is grpc.StatusCode.OK
     assert open_sessions() == 0
+
+
+async def test_a_long_session_keeps_nothing_of_its_answers(
+    server: Running, stub: Stub, certified_example: Task
+) -> None:
+    name = "n" * 4000
+    content = certified_example.model_dump(mode="json") | {
+        "task_id": "long-name",
+        "certificate": None,
+    }
+    content["world"]["tables"][1]["rows"][2][1] = name
+    long = Task.model_validate(content)
+    task = long.model_copy(update={"certificate": certify(long)})
+    await server.resources.store.write(lambda connection: tasks.put(connection, task))
+    stream = stub.Session()
+    await ask(stream, opening("long-name"))
+    process, before = psutil.Process(), 0
+    for sequence in range(3000):
+        answer = await ask(stream, call(sequence, "find_member", json.dumps({"name": name})))
+        assert len(answer.result.result.result_json) > 4000
+        if sequence == 500:
+            before = process.memory_info().rss
+    assert process.memory_info().rss - before < 3e6  # and 10e6 were answered
+    await stream.done_writing()
 
 
 async def test_one_call_forgets_what_it_did(server: Running) -> None:
