@@ -237,7 +237,7 @@ class Session:
 
     def _rehashed(self, written: Iterable[str]) -> dict[str, bytes]:
         digests = self._image.digests
-        return self._hashes | {name: digests[name].of(self._connection) for name in written}
+        return self._hashes | {name: digests[name].of(self._cursor) for name in written}
 
     def _undo(self) -> None:
         """Undoes an unfinished call. SQLite may have undone it by itself already."""

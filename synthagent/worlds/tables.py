@@ -81,8 +81,11 @@ class Digest:
             itemgetter(keys[0]) if keys else orjson.dumps
         )
 
-    def of(self, connection: sqlite3.Connection) -> bytes:
-        """16 bytes. JSON keeps 1, 1.0 and "1" apart."""
+    def of(self, connection: sqlite3.Connection | sqlite3.Cursor) -> bytes:
+        """16 bytes. JSON keeps 1, 1.0 and "1" apart.
+
+        A connection remembers some hundred of the cursors that it made: give one where there is.
+        """
         rows = connection.execute(self._select).fetchall()
         rows.sort(key=self._order)
         return hashlib.blake2b(self._title + orjson.dumps(rows), digest_size=16).digest()
