@@ -144,7 +144,7 @@ async def test_a_server_without_memory_is_as_good_as_away(
 def test_a_call_that_the_servers_core_turned_away_may_be_made_again() -> None:
     """As gRPC ends calls that wait for a server with too many; `make load` meets real ones."""
     nothing = grpc.aio.Metadata()
-    error = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details="CANCELLED")
+    error = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, "CANCELLED", None)
     assert isinstance(from_rpc_error(error), errors.BackendUnavailable)
 
 
