@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections import Counter
@@ -76,25 +77,29 @@ def _messages(task_id: str) -> tuple[bytes, list[tuple[str, str]]]:
 
 @dataclass
 class _Clock:
-    end: float = float("inf")
+    """When sessions end, and the seconds from call to call of each."""
+
+    end: float
+    period: float
 
 
 async def hold_sessions(target: str, task_id: str, sessions: int, seconds: float) -> Driven:
     """`sessions` at once on a gRPC target; each calls again as soon as it is answered."""
-    held, _ = await crowd(target, task_id, sessions, 0, seconds)
+    held, _ = await crowd(target, task_id, sessions, seconds, more=0, period=0.0)
     return held
 
 
 async def crowd(
-    target: str, task_id: str, sessions: int, more: int, seconds: float
+    target: str, task_id: str, sessions: int, seconds: float, *, more: int, period: float
 ) -> tuple[Driven, Driven]:
     """The same, while `more` others ask for a session each, and ask again when they are told to.
 
-    Returns what came of the calls, and of the others: those that were let in are "answered".
+    Each session calls at most once in `period` seconds. Returns what came of the calls, and of the
+    others: those that were let in are "answered".
     """
     held, others = Driven(), Driven()
     messages = _messages(task_id)
-    ready, clock = asyncio.Barrier(sessions + 1), _Clock()
+    ready, clock = asyncio.Barrier(sessions + 1), _Clock(math.inf, period)
     longest = seconds + _OPENING_SECONDS
     async with AsyncExitStack() as stack:
         channels = [
@@ -141,6 +146,7 @@ async def _hold(
             await stream.read()
         finally:
             await ready.wait()
+        await asyncio.sleep(random.uniform(0.0, clock.period))  # noqa: S311 - not all at once
         for sequence, (tool, arguments) in enumerate(itertools.cycle(cycle)):
             if time.perf_counter() >= clock.end:
                 break
@@ -156,6 +162,8 @@ async def _hold(
                 driven.latencies.append(time.perf_counter() - begun)
             else:
                 driven.errors[result.error_code] += 1
+            if (early := begun + clock.period - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
         driven.seconds = time.perf_counter()
         await stream.done_writing()
         await stream.read()  # its end, so that the server holds it no more

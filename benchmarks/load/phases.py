@@ -49,6 +49,8 @@ class Held:
 class Crowded:
     """Sessions at a server's limit: alone, while as many others ask for one, and afterwards."""
 
+    period: float
+    """Seconds from call to call of a session."""
     alone: Driven
     held: Driven
     others: Driven
@@ -95,15 +97,23 @@ def _hold(
 
 
 def twice_the_sessions(folder: Path, sessions: int, seconds: float) -> Crowded:
-    """Twice as many sessions as the server may have open at once."""
+    """Twice as many sessions as the server may have open at once.
+
+    They make half the calls that it can answer: what more calls do is seen by `twice_the_calls`.
+    """
     limit = {"SYNTHAGENT_MAX_SESSIONS": str(sessions)}
     with servers.services("all", folder, environment=limit) as (_, address):
         task_id = asyncio.run(import_world(address))
-        asyncio.run(hold_sessions(address, task_id, sessions, _WARMUP_SECONDS))
-        alone = asyncio.run(hold_sessions(address, task_id, sessions, _FULL_SECONDS))
-        held, others = asyncio.run(crowd(address, task_id, sessions, sessions, seconds))
-        after = asyncio.run(hold_sessions(address, task_id, sessions, _FULL_SECONDS))
-    return Crowded(alone, held, others, after)
+        full = asyncio.run(hold_sessions(address, task_id, sessions, _FULL_SECONDS))
+        period = 2 * sessions / full.per_second
+
+        def held(more: int, seconds: float) -> tuple[Driven, Driven]:
+            return asyncio.run(crowd(address, task_id, sessions, seconds, more=more, period=period))
+
+        alone, _ = held(0, _FULL_SECONDS)
+        crowded, others = held(sessions, seconds)
+        after, _ = held(0, _FULL_SECONDS)
+    return Crowded(period, alone, crowded, others, after)
 
 
 def twice_the_calls(folder: Path, seconds: float) -> Overloaded:

@@ -44,15 +44,15 @@ def of_twice_the_sessions(crowded: Crowded) -> list[Result]:
     """That a full server goes on, and tells everybody else when to come again."""
     alone, held, others = crowded.alone, crowded.held, crowded.others
     name = "load_twice_the_sessions"
-    refused = others.errors["RESOURCE_EXHAUSTED"]
+    told = min(others.told_when, others.errors["RESOURCE_EXHAUSTED"])
     asked = others.answered + others.errors.total()
     return [
-        Result(f"{name}_answered", held.per_second, "calls/s", "at the limit, nobody refused",
+        Result(f"{name}_answered", held.per_second, "calls/s", "nobody refused",
                alone.per_second, _NO_COLLAPSE),
-        Result(f"{name}_p99", held.quantile(0.99) * 1e3, "ms", "at the limit, nobody refused",
+        Result(f"{name}_p99", held.quantile(0.99) * 1e3, "ms", "nobody refused",
                alone.quantile(0.99) * 1e3),
-        Result(f"{name}_refused_with_retry_info", min(refused, others.told_when), "sessions",
-               "asked for beyond the limit", asked, 1.0),
+        Result(f"{name}_refused_with_retry_info", told, "sessions",
+               "asked for beyond the limit", max(1, asked), 1.0),
         _none(f"{name}_errors", held.errors.total(), "calls of open sessions", held.answered),
         _none(f"{name}_after_errors", crowded.after.errors.total(),
               "calls of as many sessions, then", crowded.after.answered),

@@ -42,9 +42,12 @@ def test_errors_and_growth_of_sessions_are_missed_goals() -> None:
 
 def test_a_refusal_without_a_time_a_collapse_and_an_error_are_missed_goals() -> None:
     refused = driven(0, told=30, RESOURCE_EXHAUSTED=30)
-    assert missed(rows.of_twice_the_sessions(Crowded(driven(), driven(), refused, driven()))) == []
+    assert (
+        missed(rows.of_twice_the_sessions(Crowded(0.1, driven(), driven(), refused, driven())))
+        == []
+    )
     silent = driven(0, told=29, RESOURCE_EXHAUSTED=29, UNAVAILABLE=1)
-    bad = Crowded(driven(), driven(790, INTERNAL=1), silent, driven(UNAVAILABLE=1))
+    bad = Crowded(0.1, driven(), driven(790, INTERNAL=1), silent, driven(UNAVAILABLE=1))
     assert missed(rows.of_twice_the_sessions(bad)) == [
         "load_twice_the_sessions_answered",
         "load_twice_the_sessions_refused_with_retry_info",

@@ -21,7 +21,8 @@ def test_memory_and_time_of_processes_and_of_those_that_they_start_are_counted()
         living.communicate(b"\n")
     assert 0.6 <= watch.cpu_seconds < 5
     own = psutil.Process().memory_full_info().pss / 1e6
-    assert [megabytes for _, megabytes in watch.samples] == [pytest.approx(own, rel=0.2)]
+    assert watch.samples
+    assert all(megabytes == pytest.approx(own, rel=0.5) for _, megabytes in watch.samples)
 
 
 def test_growth_is_seen_as_a_slope_and_between_the_ends() -> None:
