@@ -83,19 +83,16 @@ class Heard:
 
 
 async def patiently(call: Callable[[], Awaitable[T]], repeated: Counter[str] | None = None) -> T:
-    """What the call gives, asked again where waiting helps, or where a server broke in between.
+    """What the call gives, asked again where waiting helps.
 
-    `repeated` counts by the error's reason. Raises what the call raises at the end.
+    `repeated` counts that by the error's reason. Raises what the call raises at the end, and every
+    other error at once: INTERNAL is a defect.
     """
     end = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     while True:
         try:
             return await call()
-        except (SynthAgentError, TimeoutError) as error:
-            passing = isinstance(error, BackendUnavailable | LimitExceeded | TimeoutError)
-            # A server whose memory is at its end says INTERNAL, which has no class of its own.
-            if not (passing or type(error) is SynthAgentError):
-                raise
+        except (BackendUnavailable, LimitExceeded, TimeoutError) as error:
             if asyncio.get_running_loop().time() > end:
                 raise
             if repeated is not None:

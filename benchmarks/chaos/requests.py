@@ -178,7 +178,7 @@ async def corrupt_import(system: System, fault: Fault, chance: random.Random) ->
     hostile.task_id = f"hostile-{fault.number}"
     chance.choice(hostile.world.tools).sql.statements[0].sql = chance.choice(_HOSTILE)
     async with _channel(system, "task_synthesis") as channel:
-        await _refused_bytes(system, channel, cut)
+        await patiently(partial(_refused_bytes, system, channel, cut), system.driver.heard.repeated)
         for name, task in (("forged", forged), ("hostile", hostile)):
             request = task_pb2.ImportTasksRequest(
                 request_id=f"{PROBE}{name}-{fault.number}", tasks=[task]
@@ -196,7 +196,9 @@ async def _refused_bytes(system: System, channel: grpc.aio.Channel, message: byt
     send = open_call("/synthagent.api.v1.TaskSynthesis/ImportTasks")
     try:
         await send(message, timeout=_IMPORT_SECONDS)
-    except grpc.aio.AioRpcError:
+    except grpc.aio.AioRpcError as error:
+        if isinstance(again := from_rpc_error(error), BackendUnavailable):
+            raise again from error  # nobody was there to refuse it
         return
     system.driver.heard.wrong.append("an import that was cut short was answered")
 
