@@ -68,12 +68,15 @@ def show(console: Console, results: Sequence[Result]) -> None:
 
 
 def write(results: Sequence[Result], path: Path = PATH) -> None:
-    """Puts the results into the file, in the place of those of the same names; others stay.
-
-    The file is replaced in one step, so that it is never half-written.
-    """
+    """Puts the results into the file, in the place of those of the same names; others stay."""
     stored = orjson.loads(path.read_bytes()) if path.exists() else []
     rows = {row["name"]: row for row in stored} | {each.name: each.row() for each in results}
+    write_json(list(rows.values()), path)
+
+
+def write_json(content: object, path: Path) -> None:
+    """Replaces the file in one step, so that it is never half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(orjson.dumps(list(rows.values()), option=orjson.OPT_INDENT_2) + b"\n")
+    temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
     os.replace(temporary, path)  # noqa: PTH105 - replaces, where Path.rename may refuse

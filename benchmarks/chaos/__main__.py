@@ -19,6 +19,7 @@ from benchmarks.chaos import report
 from benchmarks.chaos.driving import AGENTS, Plan
 from benchmarks.chaos.schedule import WEIGHTS, schedule
 from benchmarks.chaos.trial import try_out
+from benchmarks.results import write_json
 
 _EPISODES_PER_WAVE = len(AGENTS) * Plan().episodes_per_run
 _LEAST_FAULTS = sum(WEIGHTS.values())
@@ -54,9 +55,9 @@ def main(  # noqa: PLR0917 - typer makes options of them
 
         outcome = try_out(folder, plan, strikes, seconds=minutes * 60, tell=tell, replicas=replicas)
     content = report.report(outcome, seed)
-    report.write({**content, "schedule": report.schedule_rows(outcome)}, folder / "report.json")
+    write_json({**content, "schedule": report.schedule_rows(outcome)}, folder / "report.json")
     if copy is not None:
-        report.write(content, copy)
+        write_json(content, copy)
     report.show(console, content)
     console.print(f"Written to {folder / 'report.json'}.")
     if not outcome.holds:

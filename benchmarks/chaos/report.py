@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from rich.console import Console
 from rich.table import Table
 
@@ -85,14 +82,6 @@ def schedule_rows(outcome: Outcome) -> list[dict[str, Any]]:
         }
         for blow in sorted(outcome.blows, key=lambda blow: blow.fault.at)
     ]
-
-
-def write(content: dict[str, Any], path: Path) -> None:
-    """Writes a report in one step, so that it is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
-    os.replace(temporary, path)  # noqa: PTH105 - replaces, where Path.rename may refuse
 
 
 def show(console: Console, content: dict[str, Any]) -> None:
