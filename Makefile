@@ -80,7 +80,8 @@ learn: $(STAMP) ## what RL adds on unseen domains: three seeds, each under 40 mi
 	$(BIN)/python -m benchmarks.learn $(ARGS)
 
 test: $(STAMP) ## the tests, under 6 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@# Three workers on two cores: tests wait for processes and clocks for a third of their time.
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-llm: model $(MODEL_SERVER_STAMP) ## the tests of every role against a real model server
 	$(BIN)/python -m pytest tests/llm -m llm -o timeout=600 $(ARGS)
@@ -95,7 +96,7 @@ test-bfcl: $(STAMP) $(BFCL_VENV)/.installed ## the tests of the BFCL's own check
 	$(BIN)/python -m pytest tests/benchmarks/bfcl -m bfcl $(ARGS)
 
 test-replicas: $(STAMP) ## three replicas of each service on PostgreSQL, killed and added under load
-	$(BIN)/python -m pytest tests/benchmarks/test_cluster.py tests/benchmarks/chaos -m replicas $(ARGS)
+	$(BIN)/python -m pytest tests/benchmarks tests/services/rollout -m replicas $(ARGS)
 
 chaos: $(STAMP) ## 2,000 episodes while faults of every kind strike, into runs/chaos (ARGS='--episodes 400 --minutes 2')
 	$(BIN)/python -m benchmarks.chaos $(ARGS)

@@ -18,7 +18,7 @@ from synthagent.api.v1 import rollout_pb2 as pb
 from synthagent.client import SynthAgentClient
 from synthagent.store import Store
 from synthagent.store.tasks import put
-from tests.databases import NewDatabase, on_both_databases
+from tests.databases import NewDatabase
 from tests.services.rollout.conftest import Serve, certified_tasks, finished, selection
 
 SPEC = pb.RunSpec(
@@ -84,7 +84,12 @@ def _cut_short(database: str) -> int:
     )
 
 
-@on_both_databases
+@pytest.mark.parametrize(
+    "database_backend",
+    # A killed replica on PostgreSQL is in `make test` once: tests/benchmarks/test_cluster.py.
+    ["sqlite", pytest.param("postgresql", marks=pytest.mark.replicas)],
+    indirect=True,
+)
 @pytest.mark.timeout(180)
 async def test_killed_at_random_moments_a_run_comes_out_the_same(
     serve: Serve, new_database: NewDatabase
