@@ -16,7 +16,7 @@ STAMP  := $(VENV)/.installed
 PROTOS := $(shell find proto -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install model model-server bfcl score study demo learn test test-bfcl test-launchers test-replicas postgresql test-kills test-llm lint format proto breaking bench bench-trainer chaos serve manifests fuzz audit images clean
+.PHONY: help install model model-server bfcl score study demo learn test test-bfcl test-launchers test-replicas postgresql test-kills test-llm lint format proto breaking bench bench-trainer load chaos monitoring test-monitoring serve manifests fuzz audit images clean
 
 help: ## list the verbs
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from benchmarks.chaos import disk as disks
 from benchmarks.chaos import leftovers
@@ -243,18 +245,25 @@ class _Trial:
             for fault in faults:
                 group.create_task(strike(fault))
 
-    def _tasks_digest(self) -> str:
+    @contextmanager
+    def _database(self) -> Iterator[Connection]:
+        """A connection to the database at its own address, not through the proxy."""
         engine = open_engine(self._cluster.database_url)
-        with engine.connect() as connection:
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def _tasks_digest(self) -> str:
+        with self._database() as connection:
             return tasks_digest(connection)
 
     def _judge(self, outcome: Outcome, digest: str) -> None:
-        """What the database says: by its own address, not through the proxy."""
-        engine = open_engine(self._cluster.database_url)
-        with engine.connect() as connection:
+        """What the database says."""
+        with self._database() as connection:
             evidence = Evidence.read(connection)
             stuck = leftovers.stuck_transactions(connection)
-        engine.dispose()
         calm, rough = self._plan.run_ids(CALM), self._plan.run_ids(ROUGH)
         expected = Expected(
             twins=dict(zip(rough, calm, strict=True)),
