@@ -180,10 +180,13 @@ class _Trial:
     async def _timed(self, driver: Driver, name: str, seconds: float) -> float:
         begun, before = time.monotonic(), driver.heard.episodes
 
+        def tell() -> None:
+            came = driver.heard.episodes - before
+            self._tell(f"episodes, {name}", came, self._plan.episodes)
+
         async def watch() -> None:
             while True:
-                came = driver.heard.episodes - before
-                self._tell(f"episodes, {name}", came, self._plan.episodes)
+                tell()
                 await asyncio.sleep(1.0)
 
         watching = asyncio.create_task(watch())
@@ -191,6 +194,7 @@ class _Trial:
             await driver.run(name, seconds=seconds)
         finally:
             watching.cancel()
+        tell()
         return time.monotonic() - begun
 
     async def _system(self, client: SynthAgentClient, driver: Driver, tasks: list[Task]) -> System:
