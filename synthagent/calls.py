@@ -57,6 +57,14 @@ class Calls(_Interceptor):
         path: str = handler_call_details.method
         if handler is None or not self.gate.guards(path):
             return handler
+        return self.wrap(handler, path)
+
+    def wrap(self, handler: Any, path: str) -> Any:
+        """A handler (grpc.RpcMethodHandler) whose calls are ours, under the path /SERVICE/METHOD.
+
+        Whatever has the methods of a servicer's context may call it: gRPC, or a stream within a
+        stream.
+        """
         behaviour, make_handler = _behaviour(handler)
         service, _, method = path.lstrip("/").partition("/")
         streamed = handler.request_streaming

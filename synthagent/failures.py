@@ -31,6 +31,9 @@ _BY_CODE: dict[grpc.StatusCode, type[errors.SynthAgentError]] = {
     grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
 }
+_BY_NUMBER: dict[int, type[errors.SynthAgentError]] = {
+    code.value[0]: kind for code, kind in _BY_CODE.items()
+}
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.SynthAgentError:
@@ -39,7 +42,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.SynthAgentError:
     trailers: Any = error.trailing_metadata() or ()  # pairs, whatever its stub says
     for key, value in trailers:
         if key == DETAILS and isinstance(value, bytes):
-            return _from_status(status_pb2.Status.FromString(value), error.code())
+            return from_status(status_pb2.Status.FromString(value))
     if error.code() is grpc.StatusCode.CANCELLED:
         # Not by us: that ends the waiting task. gRPC's core ends calls so that wait for a server
         # which has more of them than it will ever take.
@@ -48,8 +51,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> errors.SynthAgentError:
     return kind(f"{error.code().name}: {message}")
 
 
-def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> errors.SynthAgentError:
-    kind = _BY_CODE.get(code, errors.SynthAgentError)
+def from_status(status: status_pb2.Status) -> errors.SynthAgentError:
+    """The exception that a google.rpc.Status stands for; see `from_rpc_error`."""
+    kind = _BY_NUMBER.get(status.code, errors.SynthAgentError)
     field = ""
     retry_after: timedelta | None = None
     metadata: dict[str, str] = {}

@@ -22,6 +22,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from threading import Thread
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import grpc
@@ -59,6 +60,8 @@ class Resources:
     """Reaches every service at the address in the settings; by default this server itself."""
     models: Models
     """The language models of the configured roles."""
+    wrap: Callable[[Any, str], Any]
+    """The handler of a call under a path, wrapped as the server wraps those of gRPC."""
 
 
 @dataclass
@@ -113,6 +116,10 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._probed = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._probed)
+
+    def wrap(self, handler: Any, path: str) -> Any:
+        """As `Calls.wrap`."""
+        return self._calls.wrap(handler, path)
 
     def bind(self) -> str:
         """Opens the port and returns host:port as a client reaches it.
@@ -250,7 +257,7 @@ async def running(
         models = Models(settings, store, metrics)
         stack.push_async_callback(models.close)
         tasks = TaskCache(store, settings.task_cache_size)
-        resources = Resources(settings, store, metrics, tasks, client, models)
+        resources = Resources(settings, store, metrics, tasks, client, models, server.wrap)
         metrics_address = server.serve_metrics()
         stack.push_async_callback(_drain, server, settings.drain_seconds, stop_now)
         services = await server.start(registers, resources)

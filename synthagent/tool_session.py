@@ -1,21 +1,19 @@
 """The client's end of a tool session, which survives the loss of its server.
 
-A session keeps the calls it made. When the stream breaks with UNAVAILABLE it opens another, sends
-the calls again with the state hash they led to, and goes on; the server proves by the hash that the
-state is the same. A model behind a simulated tool that is out of reach is the caller's to wait for:
-the server has done so already. One session is used by one task at a time.
+A session keeps the calls it made. When its stream breaks with UNAVAILABLE it opens on another,
+sends the calls again with the state hash they led to, and goes on; the server proves by the hash
+that the state is the same. A model behind a simulated tool that is out of reach is the caller's to
+wait for: the server has done so already. One session is used by one task at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import grpc
+from typing import NamedTuple
 
 from synthagent import accounts, deadlines, tracing
-from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
+from synthagent.api.v1 import tool_pb2
 from synthagent.convert import tool_result_from_proto
 from synthagent.errors import (
     BackendUnavailable,
@@ -23,7 +21,7 @@ from synthagent.errors import (
     StateDiverged,
     SynthAgentError,
 )
-from synthagent.failures import from_rpc_error
+from synthagent.session_streams import Lane, SessionStreams
 from synthagent.worlds.episode import ToolResult
 
 _FIRST_PAUSE_SECONDS = 0.05
@@ -47,7 +45,7 @@ class ToolSession:
 
     def __init__(
         self,
-        stub: tool_pb2_grpc.ToolMockStub,
+        streams: SessionStreams,
         task_id: str,
         history: Sequence[RecordedCall] = (),
         expected_state_hash: str = "",
@@ -55,11 +53,11 @@ class ToolSession:
         call_timeout: float = 30.0,
     ) -> None:
         """Nothing happens before `open`. `call_timeout` is in seconds, reopening included."""
-        self._stub = stub
+        self._streams = streams
         self._task_id = task_id
         self._history = list(history)
         self._call_timeout = call_timeout
-        self._stream: Any = None  # a grpc.aio.StreamStreamCall while the session is open
+        self._lane: Lane | None = None  # while the session is open
         self.state_hash = expected_state_hash
         """State hash after the last call; empty before the session was first opened."""
 
@@ -83,13 +81,13 @@ class ToolSession:
         return result
 
     async def close(self) -> None:
-        """Ends the stream; the server then forgets the session. A second close does nothing."""
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
+        """Ends the session; the server then forgets the session. A second close does nothing."""
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
 
     async def _persistently(self, call: tool_pb2.Call | None) -> tool_pb2.SessionResponse:
-        """Answers `call` (None: only opens), on a new stream after each UNAVAILABLE, in time."""
+        """Answers `call` (None: only opens), opened again after each UNAVAILABLE, in time."""
         seconds = deadlines.timeout(self._call_timeout)
         pause = _FIRST_PAUSE_SECONDS
         last: SynthAgentError | None = None
@@ -112,16 +110,15 @@ class ToolSession:
                 f"The tool service did not answer within {seconds:.1f} s.{why}"
             ) from error
         except BaseException:
-            # Whatever happened to the call, the stream is out of step with the log.
+            # Whatever happened to the call, the session is out of step with the log.
             await self.close()
             raise
 
     async def _attempt(self, call: tool_pb2.Call | None) -> tool_pb2.SessionResponse:
         response = tool_pb2.SessionResponse()
-        if self._stream is None:
-            session: Any = self._stub.Session  # its stub asks for requests up front; we write them
-            self._stream = session(metadata=(*accounts.outgoing(), *tracing.outgoing()))
-            response = await self._exchange(self._open_request())
+        if self._lane is None:
+            self._lane = self._streams.lane((*accounts.outgoing(), *tracing.outgoing()))
+            response = await self._lane.ask(self._open_request())
             opened = response.opened.state_hash
             if self.state_hash and opened != self.state_hash:
                 raise StateDiverged(
@@ -131,7 +128,7 @@ class ToolSession:
                 )
             self.state_hash = opened
         if call is not None:
-            response = await self._exchange(tool_pb2.SessionRequest(call=call))
+            response = await self._lane.ask(tool_pb2.SessionRequest(call=call))
         return response
 
     def _open_request(self) -> tool_pb2.SessionRequest:
@@ -142,28 +139,3 @@ class ToolSession:
                 expected_state_hash=self.state_hash,
             )
         )
-
-    async def _exchange(self, request: tool_pb2.SessionRequest) -> tool_pb2.SessionResponse:
-        try:
-            await self._stream.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            raise await self._ended() from None
-        try:
-            response = await self._stream.read()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        if not isinstance(response, tool_pb2.SessionResponse):  # the end of the stream
-            raise await self._ended()
-        return response
-
-    async def _ended(self) -> SynthAgentError:
-        """Why the stream ended."""
-        try:
-            await self._stream.wait_for_connection()
-        except grpc.aio.AioRpcError as error:
-            # A message that cannot be written leaves INTERNAL where the connection broke; a status
-            # of the server's own has details.
-            broke = error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata()
-            if not broke:
-                return from_rpc_error(error)
-        return BackendUnavailable("The connection to the tool service ended.")

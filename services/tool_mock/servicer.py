@@ -6,7 +6,7 @@ engine's result and touches no other object per call.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,12 @@ from prometheus_client import Counter
 
 from services.tool_mock.ledger import Ledger
 from services.tool_mock.ledger_session import LedgerSession
+from services.tool_mock.multiplexing import Stream
 from services.tool_mock.session import Sessions
 from synthagent.api.v1 import tool_pb2, tool_pb2_grpc, trajectory_pb2
 from synthagent.errors import InvalidInput
 from synthagent.metrics import ServerMetrics
+from synthagent.security.limits import SESSION
 from synthagent.server import Resources, Service
 from synthagent.store import Store, TaskCache, ledger
 from synthagent.store.ledger import LedgerEntry, Source
@@ -50,13 +52,21 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
     """Translates between messages and sessions."""
 
     def __init__(
-        self, tasks: TaskCache, store: Store, metrics: ServerMetrics, sessions: Sessions
+        self,
+        tasks: TaskCache,
+        store: Store,
+        metrics: ServerMetrics,
+        sessions: Sessions,
+        wrap: Callable[[Any, str], Any],
     ) -> None:
+        """`wrap` gives the handler of a call under a path, wrapped as gRPC's own calls are."""
         self._tasks = tasks
         self._store = store
         self._open = metrics.sessions_open
         self._sessions = sessions
         self._calls = _CallCounter(metrics.tool_calls)
+        session = grpc.stream_stream_rpc_method_handler(self.Session)
+        self._serve_session = wrap(session, SESSION).stream_stream
 
     async def Session(  # type: ignore[override]  # noqa: D102 - the contract names and documents it; grpc.aio takes a coroutine too
         self, request_iterator: AsyncIterator[tool_pb2.SessionRequest], context: _Context
@@ -109,6 +119,13 @@ class ToolMockServicer(tool_pb2_grpc.ToolMockServicer):
             result_message.error_code = code
             result_message.state_hash = result.state_hash
             await write(response)
+
+    async def MultiplexSessions(  # type: ignore[override]  # noqa: D102 - as Session
+        self,
+        request_iterator: AsyncIterator[tool_pb2.MultiplexSessionsRequest],
+        context: _Context,
+    ) -> None:
+        await Stream(context, self._serve_session).run()
 
     async def CallTool(  # noqa: D102 - the contract names and documents it
         self, request: tool_pb2.CallToolRequest, context: _Context
@@ -196,6 +213,6 @@ async def register(server: grpc.aio.Server, resources: Resources) -> Service:
     metrics = resources.metrics
     answers = Ledger(resources.store, resources.models, metrics.ledger_calls)
     sessions = Sessions(resources.settings.max_sessions, answers)
-    servicer = ToolMockServicer(resources.tasks, resources.store, metrics, sessions)
+    servicer = ToolMockServicer(resources.tasks, resources.store, metrics, sessions, resources.wrap)
     tool_pb2_grpc.add_ToolMockServicer_to_server(servicer, server)
     return ToolMockService(("synthagent.api.v1.ToolMock",), answers)

@@ -29,6 +29,7 @@ from synthagent.client.tool_mock import ToolMockMethods
 from synthagent.client.user_simulator import UserSimulatorMethods
 from synthagent.deadlines import ModelSeconds
 from synthagent.security.channels import ChannelSecurity
+from synthagent.session_streams import SessionStreams
 
 if TYPE_CHECKING:
     from synthagent.settings import Settings
@@ -84,6 +85,7 @@ class SynthAgentClient(
 
         self._tasks = task_pb2_grpc.TaskSynthesisStub(channel(task_synthesis))
         self._tools = tool_pb2_grpc.ToolMockStub(channel(tool_mock))
+        self._session_streams = SessionStreams(self._tools)
         self._user = user_pb2_grpc.UserSimulatorStub(channel(user_simulator))
         self._judge = judge_pb2_grpc.RubricJudgeStub(channel(rubric_judge))
         self._rollout = rollout_pb2_grpc.RolloutStub(channel(rollout))
@@ -112,6 +114,7 @@ class SynthAgentClient(
 
     async def close(self) -> None:
         """Ends every call and closes the channels."""
+        await self._session_streams.close()
         for channel in self._channels.values():
             await channel.close(grace=None)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
 from synthagent.client.calling import Calling
 from synthagent.convert import tool_result_from_proto
+from synthagent.session_streams import SessionStreams
 from synthagent.tool_session import RecordedCall, ToolSession, recorded_call_to_proto
 from synthagent.worlds.episode import ToolResult
 
@@ -16,6 +17,7 @@ class ToolMockMethods(Calling):
 
     _tools: tool_pb2_grpc.ToolMockAsyncStub
     _tool_timeout: float
+    _session_streams: SessionStreams
 
     async def call_tool(
         self, task_id: str, tool: str, arguments: str, history: Sequence[RecordedCall] = ()
@@ -38,7 +40,7 @@ class ToolMockMethods(Calling):
     ) -> ToolSession:
         """A tool session, open. Raises NotFound, Uncertified, StateDiverged, LimitExceeded."""
         session = ToolSession(
-            self._tools,
+            self._session_streams,
             task_id,
             history,
             expected_state_hash,

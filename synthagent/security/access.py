@@ -57,6 +57,7 @@ METHODS: dict[str, Method] = {
         "TaskSynthesis/ListSynthesisItems": _reads(_OPERATOR, _VIEWER),
         "TaskSynthesis/ListPersonas": _reads(_OPERATOR, _VIEWER),
         "ToolMock/Session": _reads(_OPERATOR, _AGENT, _SERVICE),
+        "ToolMock/MultiplexSessions": _reads(_OPERATOR, _AGENT, _SERVICE),
         "ToolMock/CallTool": _reads(_OPERATOR, _AGENT, _SERVICE),
         "ToolMock/ListLedgerEntries": _reads(_OPERATOR, _VIEWER),
         "UserSimulator/Reply": _changes(_OPERATOR, _AGENT, _SERVICE),

@@ -92,13 +92,13 @@ async def test_an_unknown_task_is_refused(server: Running) -> None:
 
 
 async def test_a_broken_stream_is_opened_again_with_the_log(server: Running) -> None:
-    session = await server.resources.client.open_session(TASK_ID)
+    client = server.resources.client
+    session = await client.open_session(TASK_ID)
     await session.call("book_court", BOOK)
     before = session.state_hash
-    session._stream.cancel()
-    await asyncio.sleep(0.05)
-    # A cancelled stream is the caller's own doing, so it is not retried; a new one goes on.
-    await session.close()
+    for stream in list(client._session_streams._running):
+        stream.cancel()
+        await asyncio.wait([stream])
     result = await session.call("book_court", BOOK)
     assert result.error_code == "court_taken"
     assert session.state_hash == before

@@ -25,15 +25,17 @@ _sym_db = _symbol_database.Default()
 from synthagent.api.v1 import trajectory_pb2 as synthagent_dot_api_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csynthagent/api/v1/tool.proto\x12\x11synthagent.api.v1\x1a\"synthagent/api/v1/trajectory.proto\"\xfc\x01\n\x0bLedgerEntry\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x15\n\rstate_version\x18\x03 \x01(\t\x12\x1a\n\x12next_state_version\x18\x04 \x01(\t\x12-\n\x06result\x18\x05 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\x12/\n\x06source\x18\x06 \x01(\x0e\x32\x1f.synthagent.api.v1.LedgerSource\x12\x14\n\x0cmatch_reason\x18\x07 \x01(\t\x12\x1e\n\x16matched_arguments_json\x18\x08 \x01(\t\"R\n\x18ListLedgerEntriesRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListLedgerEntriesResponse\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.synthagent.api.v1.LedgerEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x0cRecordedCall\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"m\n\x0bOpenSession\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x1b\n\x13\x65xpected_state_hash\x18\x03 \x01(\t\">\n\x04\x43\x61ll\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"t\n\x0eSessionRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32\x1e.synthagent.api.v1.OpenSessionH\x00\x12\'\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x17.synthagent.api.v1.CallH\x00\x42\t\n\x07message\"5\n\rSessionOpened\x12\x12\n\nstate_hash\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\r\"M\n\nCallResult\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\"\x81\x01\n\x0fSessionResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .synthagent.api.v1.SessionOpenedH\x00\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.CallResultH\x00\x42\t\n\x07message\"z\n\x0f\x43\x61llToolRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"A\n\x10\x43\x61llToolResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult*f\n\x0cLedgerSource\x12\x1d\n\x19LEDGER_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LEDGER_SOURCE_SEMANTIC\x10\x01\x12\x1b\n\x17LEDGER_SOURCE_GENERATED\x10\x02\x32\xa5\x02\n\x08ToolMock\x12T\n\x07Session\x12!.synthagent.api.v1.SessionRequest\x1a\".synthagent.api.v1.SessionResponse(\x01\x30\x01\x12S\n\x08\x43\x61llTool\x12\".synthagent.api.v1.CallToolRequest\x1a#.synthagent.api.v1.CallToolResponse\x12n\n\x11ListLedgerEntries\x12+.synthagent.api.v1.ListLedgerEntriesRequest\x1a,.synthagent.api.v1.ListLedgerEntriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csynthagent/api/v1/tool.proto\x12\x11synthagent.api.v1\x1a\"synthagent/api/v1/trajectory.proto\"\xfc\x01\n\x0bLedgerEntry\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x15\n\rstate_version\x18\x03 \x01(\t\x12\x1a\n\x12next_state_version\x18\x04 \x01(\t\x12-\n\x06result\x18\x05 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\x12/\n\x06source\x18\x06 \x01(\x0e\x32\x1f.synthagent.api.v1.LedgerSource\x12\x14\n\x0cmatch_reason\x18\x07 \x01(\t\x12\x1e\n\x16matched_arguments_json\x18\x08 \x01(\t\"R\n\x18ListLedgerEntriesRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x19ListLedgerEntriesResponse\x12/\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1e.synthagent.api.v1.LedgerEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"4\n\x0cRecordedCall\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\"m\n\x0bOpenSession\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x1b\n\x13\x65xpected_state_hash\x18\x03 \x01(\t\">\n\x04\x43\x61ll\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"t\n\x0eSessionRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32\x1e.synthagent.api.v1.OpenSessionH\x00\x12\'\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x17.synthagent.api.v1.CallH\x00\x42\t\n\x07message\"5\n\rSessionOpened\x12\x12\n\nstate_hash\x18\x01 \x01(\t\x12\x10\n\x08replayed\x18\x02 \x01(\r\"M\n\nCallResult\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult\"\x81\x01\n\x0fSessionResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32 .synthagent.api.v1.SessionOpenedH\x00\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x1d.synthagent.api.v1.CallResultH\x00\x42\t\n\x07message\"\xd2\x01\n\x0cSessionInput\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\x32\n\x07request\x18\x02 \x01(\x0b\x32!.synthagent.api.v1.SessionRequest\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\x12?\n\x08metadata\x18\x04 \x03(\x0b\x32-.synthagent.api.v1.SessionInput.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"K\n\x18MultiplexSessionsRequest\x12/\n\x06inputs\x18\x01 \x03(\x0b\x32\x1f.synthagent.api.v1.SessionInput\"u\n\rSessionOutput\x12\x0f\n\x07session\x18\x01 \x01(\r\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32\".synthagent.api.v1.SessionResponseH\x00\x12\x11\n\x07\x66\x61ilure\x18\x03 \x01(\x0cH\x00\x42\x08\n\x06output\"N\n\x19MultiplexSessionsResponse\x12\x31\n\x07outputs\x18\x01 \x03(\x0b\x32 .synthagent.api.v1.SessionOutput\"z\n\x0f\x43\x61llToolRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x30\n\x07history\x18\x02 \x03(\x0b\x32\x1f.synthagent.api.v1.RecordedCall\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\"A\n\x10\x43\x61llToolResponse\x12-\n\x06result\x18\x01 \x01(\x0b\x32\x1d.synthagent.api.v1.ToolResult*f\n\x0cLedgerSource\x12\x1d\n\x19LEDGER_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LEDGER_SOURCE_SEMANTIC\x10\x01\x12\x1b\n\x17LEDGER_SOURCE_GENERATED\x10\x02\x32\x99\x03\n\x08ToolMock\x12T\n\x07Session\x12!.synthagent.api.v1.SessionRequest\x1a\".synthagent.api.v1.SessionResponse(\x01\x30\x01\x12r\n\x11MultiplexSessions\x12+.synthagent.api.v1.MultiplexSessionsRequest\x1a,.synthagent.api.v1.MultiplexSessionsResponse(\x01\x30\x01\x12S\n\x08\x43\x61llTool\x12\".synthagent.api.v1.CallToolRequest\x1a#.synthagent.api.v1.CallToolResponse\x12n\n\x11ListLedgerEntries\x12+.synthagent.api.v1.ListLedgerEntriesRequest\x1a,.synthagent.api.v1.ListLedgerEntriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synthagent.api.v1.tool_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEDGERSOURCE']._serialized_start=1333
-  _globals['_LEDGERSOURCE']._serialized_end=1435
+  _globals['_SESSIONINPUT_METADATAENTRY']._loaded_options = None
+  _globals['_SESSIONINPUT_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_LEDGERSOURCE']._serialized_start=1822
+  _globals['_LEDGERSOURCE']._serialized_end=1924
   _globals['_LEDGERENTRY']._serialized_start=88
   _globals['_LEDGERENTRY']._serialized_end=340
   _globals['_LISTLEDGERENTRIESREQUEST']._serialized_start=342
@@ -54,10 +56,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLRESULT']._serialized_end=1008
   _globals['_SESSIONRESPONSE']._serialized_start=1011
   _globals['_SESSIONRESPONSE']._serialized_end=1140
-  _globals['_CALLTOOLREQUEST']._serialized_start=1142
-  _globals['_CALLTOOLREQUEST']._serialized_end=1264
-  _globals['_CALLTOOLRESPONSE']._serialized_start=1266
-  _globals['_CALLTOOLRESPONSE']._serialized_end=1331
-  _globals['_TOOLMOCK']._serialized_start=1438
-  _globals['_TOOLMOCK']._serialized_end=1731
+  _globals['_SESSIONINPUT']._serialized_start=1143
+  _globals['_SESSIONINPUT']._serialized_end=1353
+  _globals['_SESSIONINPUT_METADATAENTRY']._serialized_start=1306
+  _globals['_SESSIONINPUT_METADATAENTRY']._serialized_end=1353
+  _globals['_MULTIPLEXSESSIONSREQUEST']._serialized_start=1355
+  _globals['_MULTIPLEXSESSIONSREQUEST']._serialized_end=1430
+  _globals['_SESSIONOUTPUT']._serialized_start=1432
+  _globals['_SESSIONOUTPUT']._serialized_end=1549
+  _globals['_MULTIPLEXSESSIONSRESPONSE']._serialized_start=1551
+  _globals['_MULTIPLEXSESSIONSRESPONSE']._serialized_end=1629
+  _globals['_CALLTOOLREQUEST']._serialized_start=1631
+  _globals['_CALLTOOLREQUEST']._serialized_end=1753
+  _globals['_CALLTOOLRESPONSE']._serialized_start=1755
+  _globals['_CALLTOOLRESPONSE']._serialized_end=1820
+  _globals['_TOOLMOCK']._serialized_start=1927
+  _globals['_TOOLMOCK']._serialized_end=2336
 # @@protoc_insertion_point(module_scope)

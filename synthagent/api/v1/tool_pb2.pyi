@@ -367,6 +367,152 @@ class SessionResponse(_message.Message):
 Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
 
 @_typing.final
+class SessionInput(_message.Message):
+    """A message to one of the sessions of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    session: _builtins.int
+    """Number of the session, from 1. A number above all before it opens a session; messages to a
+    session that has ended are ignored. At most 1,000 are open at once.
+    """
+    end: _builtins.bool
+    """No more messages come for this session: it ends."""
+    @_builtins.property
+    def request(self) -> Global___SessionRequest:
+        """The message, as `Session` takes it."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With the first message: what a call of its own would have as gRPC metadata. Keys taken:
+        "traceparent", "tracestate" and "synthagent-account"; others are ignored.
+        """
+
+    def __init__(
+        self,
+        *,
+        session: _builtins.int = ...,
+        request: Global___SessionRequest | None = ...,
+        end: _builtins.bool = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "metadata", b"metadata", "request", b"request", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionInput: _TypeAlias = SessionInput  # noqa: Y015
+
+@_typing.final
+class MultiplexSessionsRequest(_message.Message):
+    """Messages to sessions, those of one session in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionInput]:
+        """The messages. A client sends together what it has at the time."""
+
+    def __init__(
+        self,
+        *,
+        inputs: _abc.Iterable[Global___SessionInput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexSessionsRequest: _TypeAlias = MultiplexSessionsRequest  # noqa: Y015
+
+@_typing.final
+class SessionOutput(_message.Message):
+    """A message from one of the sessions of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    session: _builtins.int
+    """Number of the session."""
+    failure: _builtins.bytes
+    """The session ended with this error: a google.rpc.Status, serialized, as the trailer
+    "grpc-status-details-bin" of a call of its own has it.
+    """
+    @_builtins.property
+    def response(self) -> Global___SessionResponse:
+        """A message, as `Session` gives it."""
+
+    def __init__(
+        self,
+        *,
+        session: _builtins.int = ...,
+        response: Global___SessionResponse | None = ...,
+        failure: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "output", b"output", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "output", b"output", "response", b"response", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_output: _TypeAlias = _typing.Literal["response", "failure"]  # noqa: Y015
+    _WhichOneofArgType_output: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_output) -> _WhichOneofReturnType_output | None: ...
+
+Global___SessionOutput: _TypeAlias = SessionOutput  # noqa: Y015
+
+@_typing.final
+class MultiplexSessionsResponse(_message.Message):
+    """Messages from sessions, those of one session in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionOutput]:
+        """The messages: at most 64."""
+
+    def __init__(
+        self,
+        *,
+        outputs: _abc.Iterable[Global___SessionOutput] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outputs", b"outputs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexSessionsResponse: _TypeAlias = MultiplexSessionsResponse  # noqa: Y015
+
+@_typing.final
 class CallToolRequest(_message.Message):
     """Makes one call in a session of its own."""
 

@@ -40,6 +40,11 @@ class ToolMockStub:
                 request_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.SessionRequest.SerializeToString,
                 response_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.SessionResponse.FromString,
                 _registered_method=True)
+        self.MultiplexSessions = channel.stream_stream(
+                '/synthagent.api.v1.ToolMock/MultiplexSessions',
+                request_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.MultiplexSessionsRequest.SerializeToString,
+                response_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.MultiplexSessionsResponse.FromString,
+                _registered_method=True)
         self.CallTool = channel.unary_unary(
                 '/synthagent.api.v1.ToolMock/CallTool',
                 request_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.CallToolRequest.SerializeToString,
@@ -69,6 +74,17 @@ class ToolMockServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MultiplexSessions(self, request_iterator, context):
+        """Many sessions on one stream: each is what it would be on a stream of its own by `Session`, with
+        the same messages, order, limits and errors, and an error ends that session alone. Messages of
+        several sessions travel together, which costs both ends a fraction of a message each. A broken
+        stream ends all its sessions, which are opened again from their calls. Errors of the stream
+        itself: INVALID_ARGUMENT (a session without a number).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CallTool(self, request, context):
         """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
         A pure function of its request, so safe to retry. Errors as for Session.
@@ -92,6 +108,11 @@ def add_ToolMockServicer_to_server(servicer, server):
                     servicer.Session,
                     request_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.SessionRequest.FromString,
                     response_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.SessionResponse.SerializeToString,
+            ),
+            'MultiplexSessions': grpc.stream_stream_rpc_method_handler(
+                    servicer.MultiplexSessions,
+                    request_deserializer=synthagent_dot_api_dot_v1_dot_tool__pb2.MultiplexSessionsRequest.FromString,
+                    response_serializer=synthagent_dot_api_dot_v1_dot_tool__pb2.MultiplexSessionsResponse.SerializeToString,
             ),
             'CallTool': grpc.unary_unary_rpc_method_handler(
                     servicer.CallTool,
@@ -132,6 +153,33 @@ class ToolMock:
             '/synthagent.api.v1.ToolMock/Session',
             synthagent_dot_api_dot_v1_dot_tool__pb2.SessionRequest.SerializeToString,
             synthagent_dot_api_dot_v1_dot_tool__pb2.SessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MultiplexSessions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/synthagent.api.v1.ToolMock/MultiplexSessions',
+            synthagent_dot_api_dot_v1_dot_tool__pb2.MultiplexSessionsRequest.SerializeToString,
+            synthagent_dot_api_dot_v1_dot_tool__pb2.MultiplexSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,13 @@ class ToolMockStub:
     RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
     statuses.
     """
+    MultiplexSessions: _grpc.StreamStreamMultiCallable[_tool_pb2.MultiplexSessionsRequest, _tool_pb2.MultiplexSessionsResponse]
+    """Many sessions on one stream: each is what it would be on a stream of its own by `Session`, with
+    the same messages, order, limits and errors, and an error ends that session alone. Messages of
+    several sessions travel together, which costs both ends a fraction of a message each. A broken
+    stream ends all its sessions, which are opened again from their calls. Errors of the stream
+    itself: INVALID_ARGUMENT (a session without a number).
+    """
     CallTool: _grpc.UnaryUnaryMultiCallable[_tool_pb2.CallToolRequest, _tool_pb2.CallToolResponse]
     """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
     A pure function of its request, so safe to retry. Errors as for Session.
@@ -68,6 +75,13 @@ class ToolMockAsyncStub(ToolMockStub):
     model cannot be reached), INVALID_ARGUMENT (sequence out of order, first message not an open),
     RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
     statuses.
+    """
+    MultiplexSessions: _aio.StreamStreamMultiCallable[_tool_pb2.MultiplexSessionsRequest, _tool_pb2.MultiplexSessionsResponse]  # type: ignore[assignment]
+    """Many sessions on one stream: each is what it would be on a stream of its own by `Session`, with
+    the same messages, order, limits and errors, and an error ends that session alone. Messages of
+    several sessions travel together, which costs both ends a fraction of a message each. A broken
+    stream ends all its sessions, which are opened again from their calls. Errors of the stream
+    itself: INVALID_ARGUMENT (a session without a number).
     """
     CallTool: _aio.UnaryUnaryMultiCallable[_tool_pb2.CallToolRequest, _tool_pb2.CallToolResponse]  # type: ignore[assignment]
     """One call, for curious hands: replays `history` in a fresh session, makes the call and forgets.
@@ -94,6 +108,19 @@ class ToolMockServicer(metaclass=_abc_1.ABCMeta):
         model cannot be reached), INVALID_ARGUMENT (sequence out of order, first message not an open),
         RESOURCE_EXHAUSTED (sessions of this server). Errors of the call itself are results, never
         statuses.
+        """
+
+    @_abc_1.abstractmethod
+    def MultiplexSessions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_tool_pb2.MultiplexSessionsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_tool_pb2.MultiplexSessionsResponse], _abc.AsyncIterator[_tool_pb2.MultiplexSessionsResponse]]:
+        """Many sessions on one stream: each is what it would be on a stream of its own by `Session`, with
+        the same messages, order, limits and errors, and an error ends that session alone. Messages of
+        several sessions travel together, which costs both ends a fraction of a message each. A broken
+        stream ends all its sessions, which are opened again from their calls. Errors of the stream
+        itself: INVALID_ARGUMENT (a session without a number).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,254 @@
+"""Many sessions on one stream: the server's end.
+
+Each session of a stream is a call of its own to everything behind this file: its handler, wrapped
+as gRPC's calls are, gets a `Lane` for its context and never knows. So identity, limits, traces,
+counts, draining and statuses are those of `Session`. What is saved is the cost of a gRPC message,
+which is more than that of a call into a world: those of all sessions travel together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc import status_pb2
+from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
+
+from synthagent.accounts import METADATA_KEY
+from synthagent.api.v1 import tool_pb2
+from synthagent.errors import InvalidInput, LimitExceeded
+from synthagent.failures import DETAILS
+from synthagent.statuses import to_status
+
+SESSIONS_AT_ONCE = 1_000
+"""Most sessions that a stream may have open at once."""
+
+_TOGETHER = 64
+"""Most outputs of one message: with results of 16 KiB each it has 1 MiB."""
+
+_WAITING = 1_024
+"""Inputs, or outputs, that wait before whoever brings more of them waits, too."""
+
+_TAKEN_METADATA = frozenset({METADATA_KEY, "traceparent", "tracestate"})
+_RETRY_AFTER = timedelta(seconds=1)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+Serve = Callable[[Any, Any], Awaitable[None]]
+"""A handler's behaviour: requests, which it does not use, and context."""
+_Output = tool_pb2.SessionResponse | bytes | None
+"""A response, a failure, or the end."""
+
+
+class _Ended(Exception):
+    """A session ended with an error, which its client has been told."""
+
+
+class Lane:
+    """One session of a stream, as the context of a call of its own."""
+
+    def __init__(self, number: int, metadata: Mapping[str, str], stream: Stream) -> None:
+        self._number = number
+        self._metadata = tuple(
+            (key, value) for key, value in metadata.items() if key in _TAKEN_METADATA
+        )
+        self._stream = stream
+        self._requests: deque[tool_pb2.SessionRequest] = deque()
+        self._no_more = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def give(self, request: tool_pb2.SessionRequest) -> None:
+        """A request for the session."""
+        self._requests.append(request)
+        self._wake()
+
+    def end(self) -> None:
+        """No more requests come."""
+        self._no_more = True
+        self._wake()
+
+    def drop(self) -> int:
+        """Forgets the requests that nobody reads any more, and returns their number."""
+        dropped = len(self._requests)
+        self._requests.clear()
+        return dropped
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def read(self) -> Any:
+        """The next request, or the mark of the end."""
+        while not self._requests:
+            if self._no_more:
+                return EOF
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._stream.was_read(1)
+        return self._requests.popleft()
+
+    async def write(self, response: tool_pb2.SessionResponse) -> None:
+        """Sends a response, with what other sessions have to send."""
+        await self._stream.put(self._number, response)
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()
+    ) -> NoReturn:
+        """Ends the session with a status."""
+        failure = dict(trailing_metadata).get(DETAILS)
+        if failure is None:
+            status = status_pb2.Status(code=code.value[0], message=details)
+            failure = status.SerializeToString()
+        await self._stream.put(self._number, failure)
+        raise _Ended
+
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        """That of the session, then that of the stream."""
+        return (*self._metadata, *(self._stream.context.invocation_metadata() or ()))
+
+    def time_remaining(self) -> float | None:
+        """Seconds that the stream may still take; None without a deadline."""
+        return self._stream.context.time_remaining()
+
+    def auth_context(self) -> Any:
+        """Who the stream's client is."""
+        return self._stream.context.auth_context()
+
+    def peer(self) -> str:
+        """Where the stream comes from."""
+        return self._stream.context.peer()
+
+
+class Stream:
+    """A stream and its open sessions."""
+
+    def __init__(self, context: _Context, serve: Serve) -> None:
+        """`serve` serves a session, given (unused) requests and its `Lane`."""
+        self.context = context
+        self._serve = serve
+        self._lanes: dict[int, Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._highest = 0
+        self._unread = 0
+        self._room_for_inputs = asyncio.Event()
+        self._outputs: deque[tuple[int, _Output]] = deque()
+        self._any_output = asyncio.Event()
+        self._all_ended = False
+        self._room_for_outputs = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until the client ends the stream and every session has ended."""
+        writing = asyncio.create_task(self._write())
+        reading = asyncio.create_task(self._read())
+        try:
+            # Writing ends by itself only with an error: the client is gone.
+            await asyncio.wait([reading, writing], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                await reading
+                for lane in self._lanes.values():
+                    lane.end()
+                while self._tasks and not writing.done():
+                    tasks = [*self._tasks, writing]
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                self._all_ended = True
+                self._any_output.set()
+            await writing
+        finally:
+            running = [reading, *self._tasks, writing]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self.context.read()
+            if message is EOF:
+                return
+            for given in message.inputs:
+                await self._take(given)
+            while self._unread >= _WAITING:
+                self._room_for_inputs.clear()
+                await self._room_for_inputs.wait()
+
+    async def _take(self, given: tool_pb2.SessionInput) -> None:
+        number = given.session
+        if number == 0:
+            raise InvalidInput("A session's number is at least 1.", field="inputs.session")
+        lane = self._lanes.get(number)
+        if lane is None:
+            if number <= self._highest:
+                return  # it has ended
+            self._highest = number
+            if len(self._lanes) >= SESSIONS_AT_ONCE:
+                await self._refuse(number)
+                return
+            lane = self._open(number, given.metadata)
+        if given.HasField("request"):
+            self._unread += 1
+            lane.give(given.request)
+        if given.end:
+            lane.end()
+
+    def _open(self, number: int, metadata: Mapping[str, str]) -> Lane:
+        lane = self._lanes[number] = Lane(number, metadata, self)
+        # In a context of its own: nothing that this call has set is the session's.
+        task = asyncio.create_task(self._session(number, lane), context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return lane
+
+    async def _refuse(self, number: int) -> None:
+        error = LimitExceeded(
+            f"A stream may have {SESSIONS_AT_ONCE} sessions open at once; open another stream.",
+            retry_after=_RETRY_AFTER,
+        )
+        failure = to_status(error).SerializeToString()
+        await self.put(number, failure)
+
+    async def _session(self, number: int, lane: Lane) -> None:
+        try:
+            await self._serve(None, lane)
+            await self.put(number, None)
+        except _Ended:
+            pass
+        finally:
+            del self._lanes[number]
+            self.was_read(lane.drop())
+
+    def was_read(self, requests: int) -> None:
+        """So many requests wait no longer."""
+        self._unread -= requests
+        if self._unread < _WAITING:
+            self._room_for_inputs.set()
+
+    async def put(self, number: int, output: _Output) -> None:
+        """Sends what a session has to send with the next message."""
+        while len(self._outputs) >= _WAITING:
+            self._room_for_outputs.clear()
+            await self._room_for_outputs.wait()
+        self._outputs.append((number, output))
+        self._any_output.set()
+
+    async def _write(self) -> None:
+        outputs = self._outputs
+        while True:
+            while not outputs:
+                if self._all_ended:
+                    return
+                self._any_output.clear()
+                await self._any_output.wait()
+            message = tool_pb2.MultiplexSessionsResponse()
+            for _ in range(min(len(outputs), _TOGETHER)):
+                number, output = outputs.popleft()
+                told = message.outputs.add()
+                told.session = number
+                if isinstance(output, bytes):
+                    told.failure = output
+                elif output is not None:
+                    told.response.CopyFrom(output)
+            self._room_for_outputs.set()
+            await self.context.write(message)

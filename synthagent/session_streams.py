@@ -1,0 +1,227 @@
+"""Many sessions on one stream: the client's end.
+
+A `SessionStreams` belongs to a client. A session gets a `Lane`, on a stream that it shares; what
+all lanes of a stream have to send travels together. A stream takes a bounded number of lanes in its
+life and none after one of them failed or was given up, so that sessions spread over all replicas,
+those that are new included, and a session that is opened again goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
+
+from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
+from synthagent.errors import BackendUnavailable, SynthAgentError, Unauthenticated
+from synthagent.failures import from_rpc_error, from_status
+
+LANES = 64
+"""Sessions that a stream takes in its life."""
+
+_TOGETHER = 64
+"""Most inputs of one message."""
+
+_TOGETHER_BYTES = 2**20
+"""Bytes after which a message takes no further input. A history alone may have more."""
+
+
+class Lane:
+    """One session on a stream that it shares. Used by one task at a time."""
+
+    def __init__(self, number: int, metadata: Sequence[tuple[str, str]], stream: _Stream) -> None:
+        self._number = number
+        self._metadata: dict[str, str] | None = dict(metadata)
+        self._stream = stream
+        self._outputs: deque[tool_pb2.SessionOutput] = deque()
+        self._ended: SynthAgentError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._unanswered = 0
+
+    async def ask(self, request: tool_pb2.SessionRequest) -> tool_pb2.SessionResponse:
+        """The answer to a request. Raises what a call's status stands for."""
+        self.send(request)
+        return await self.receive()
+
+    def send(self, request: tool_pb2.SessionRequest) -> None:
+        """Sends a request, with what other sessions have to send."""
+        self._unanswered += 1
+        self._stream.send(
+            tool_pb2.SessionInput(session=self._number, request=request, metadata=self._metadata)
+        )
+        self._metadata = None
+
+    async def receive(self) -> tool_pb2.SessionResponse:
+        """The answer to the oldest request without one."""
+        while not self._outputs:
+            if self._ended is not None:
+                raise self._ended
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        self._unanswered -= 1
+        return self._outputs.popleft().response
+
+    def close(self) -> None:
+        """Ends the session; the server then forgets it. A second close does nothing."""
+        if self._ended is None:
+            self._ended = BackendUnavailable("The session is closed.")
+            self._stream.leave(self._number, given_up=self._unanswered > 0)
+
+    def take(self, output: tool_pb2.SessionOutput) -> None:
+        """What the server sent."""
+        self._outputs.append(output)
+        self._wake()
+
+    def fail(self, error: SynthAgentError) -> None:
+        """The session has ended on the server's side."""
+        if self._ended is None:
+            self._ended = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class _Stream:
+    """A stream and its lanes."""
+
+    def __init__(self, stub: tool_pb2_grpc.ToolMockStub) -> None:
+        self.taken = 0
+        self.retired = False
+        self._stub = stub
+        self._lanes: dict[int, Lane] = {}
+        self._inputs: deque[tool_pb2.SessionInput] = deque()
+        self._any_input = asyncio.Event()
+        # In a context of its own: the first session's account and trace are not the stream's.
+        self.task = asyncio.create_task(self._run(), context=Context())
+
+    def open(self, metadata: Sequence[tuple[str, str]]) -> Lane:
+        self.taken += 1
+        self.retired = self.taken >= LANES
+        lane = self._lanes[self.taken] = Lane(self.taken, metadata, self)
+        return lane
+
+    def send(self, given: tool_pb2.SessionInput) -> None:
+        self._inputs.append(given)
+        self._any_input.set()
+
+    def leave(self, number: int, *, given_up: bool) -> None:
+        if self._lanes.pop(number, None) is None:
+            return
+        self.retired = self.retired or given_up or not self._lanes
+        self.send(tool_pb2.SessionInput(session=number, end=True))
+
+    async def _run(self) -> None:
+        error: SynthAgentError = BackendUnavailable("The client is closed.")
+        call: Any = None
+        writing: asyncio.Task[None] | None = None
+        try:
+            opening: Any = self._stub.MultiplexSessions  # its stub asks for requests up front
+            call = opening()
+            writing = asyncio.create_task(self._write(call))
+            error = await self._read(call)
+        finally:
+            self.retired = True
+            if call is not None:
+                call.cancel()
+            if writing is not None:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+            for lane in self._lanes.values():
+                lane.fail(error)
+            self._lanes.clear()
+
+    async def _write(self, call: Any) -> None:
+        """Writes what is there until no lane is left and none will come."""
+        inputs = self._inputs
+        while True:
+            while not inputs:
+                if self.retired and not self._lanes:
+                    await call.done_writing()
+                    return
+                self._any_input.clear()
+                await self._any_input.wait()
+            together: list[tool_pb2.SessionInput] = []
+            size = 0
+            while inputs and len(together) < _TOGETHER and size < _TOGETHER_BYTES:
+                together.append(inputs.popleft())
+                size += together[-1].ByteSize()
+            await call.write(tool_pb2.MultiplexSessionsRequest(inputs=together))
+
+    async def _read(self, call: Any) -> SynthAgentError:
+        """Gives lanes what comes, until the stream ends; returns why it did."""
+        try:
+            while (message := await call.read()) is not EOF:
+                for output in message.outputs:
+                    self._take(output)
+            await call.wait_for_connection()  # raises what the stream ended with
+        except grpc.aio.AioRpcError as error:
+            return _why(error)
+        return BackendUnavailable("The connection to the tool service ended.")
+
+    def _take(self, output: tool_pb2.SessionOutput) -> None:
+        number = output.session
+        lane = self._lanes.get(number)
+        if lane is None:
+            return  # its client has left
+        if output.HasField("response"):
+            lane.take(output)
+            return
+        self.retired = True  # another replica may do better
+        del self._lanes[number]
+        self._any_input.set()
+        if output.HasField("failure"):
+            lane.fail(self._failure(number, status_pb2.Status.FromString(output.failure)))
+        else:
+            lane.fail(BackendUnavailable("The tool service ended the session."))
+
+    def _failure(self, number: int, status: status_pb2.Status) -> SynthAgentError:
+        error = from_status(status)
+        if isinstance(error, Unauthenticated) and number > 1:
+            # The stream was let in with a token that has been replaced since.
+            return BackendUnavailable(error.message)
+        return error
+
+
+def _why(error: grpc.aio.AioRpcError) -> SynthAgentError:
+    # A message that cannot be written leaves INTERNAL where the connection broke; a status of the
+    # server's own has details.
+    if error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata():
+        return BackendUnavailable("The connection to the tool service ended.")
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # while replicas are being replaced
+        return BackendUnavailable("The tool service is of an older version.")
+    return from_rpc_error(error)
+
+
+class SessionStreams:
+    """The streams of a client to one ToolMock. Used by one event loop."""
+
+    def __init__(self, stub: tool_pb2_grpc.ToolMockStub) -> None:
+        self._stub = stub
+        self._open: _Stream | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    def lane(self, metadata: Sequence[tuple[str, str]] = ()) -> Lane:
+        """A lane for a session, which its user closes.
+
+        `metadata` is what a call of the session's own would have: its account and its trace.
+        """
+        if self._open is None or self._open.retired:
+            self._open = _Stream(self._stub)
+            self._running.add(self._open.task)
+            self._open.task.add_done_callback(self._running.discard)
+        return self._open.open(metadata)
+
+    async def close(self) -> None:
+        """Ends every stream, and with it its sessions."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
