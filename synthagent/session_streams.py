@@ -19,7 +19,12 @@ from google.rpc import status_pb2
 from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
 
 from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
-from synthagent.errors import BackendUnavailable, SynthAgentError, Unauthenticated
+from synthagent.errors import (
+    BackendUnavailable,
+    PreconditionFailed,
+    SynthAgentError,
+    Unauthenticated,
+)
 from synthagent.failures import from_rpc_error, from_status
 
 LANES = 64
@@ -72,6 +77,14 @@ class Lane:
         if self._ended is None:
             self._ended = BackendUnavailable("The session is closed.")
             self._stream.leave(self._number, given_up=self._unanswered > 0)
+
+    async def end(self) -> None:
+        """Ends the session, and waits until the server has forgotten it."""
+        if self._ended is None:
+            self._stream.send(tool_pb2.SessionInput(session=self._number, end=True))
+            while self._ended is None:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
 
     def take(self, output: tool_pb2.SessionOutput) -> None:
         """What the server sent."""
@@ -174,13 +187,14 @@ class _Stream:
         if output.HasField("response"):
             lane.take(output)
             return
-        self.retired = True  # another replica may do better
         del self._lanes[number]
-        self._any_input.set()
         if output.HasField("failure"):
+            self.retired = True  # another replica may do better
             lane.fail(self._failure(number, status_pb2.Status.FromString(output.failure)))
         else:
-            lane.fail(BackendUnavailable("The tool service ended the session."))
+            lane.fail(BackendUnavailable("The session has ended."))
+        self.retired = self.retired or not self._lanes
+        self._any_input.set()
 
     def _failure(self, number: int, status: status_pb2.Status) -> SynthAgentError:
         error = from_status(status)
@@ -195,8 +209,11 @@ def _why(error: grpc.aio.AioRpcError) -> SynthAgentError:
     # server's own has details.
     if error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata():
         return BackendUnavailable("The connection to the tool service ended.")
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:  # while replicas are being replaced
-        return BackendUnavailable("The tool service is of an older version.")
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return PreconditionFailed(
+            "What answers at the tool service's address does not know ToolMock/MultiplexSessions: "
+            "it is another service, or an older version, which is to be replaced first."
+        )
     return from_rpc_error(error)
 
 

@@ -1,6 +1,7 @@
 """Load on ToolMock: sessions that call for as long as it lasts, and calls that come regardless.
 
-Messages are serialized before the clock starts, so that the client costs little.
+Sessions go as those of `SynthAgentClient` do, many on a stream; messages of unary calls are
+serialized before the clock starts.
 """
 
 from __future__ import annotations
@@ -10,34 +11,31 @@ import itertools
 import math
 import random
 import time
+from array import array
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import numpy as np
+from google.rpc import code_pb2
 
 from benchmarks import world
-from synthagent.api.v1 import tool_pb2
+from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
+from synthagent.channel import open_channel
+from synthagent.errors import SynthAgentError
 from synthagent.failures import from_rpc_error
+from synthagent.session_streams import Lane, SessionStreams
+from synthagent.statuses import to_status
 
-_SESSION = "/synthagent.api.v1.ToolMock/Session"
 _CALL = "/synthagent.api.v1.ToolMock/CallTool"
 _CYCLE = 4
 """Calls after which the world is as it was."""
 
-_STREAMS = 250
-"""Most sessions of one connection."""
-
 _OPENING_SECONDS = 60.0
 """Longest that sessions may take to open, all at once."""
-
-_OPTIONS = [
-    # Over all addresses that a name has, as SynthAgentClient does.
-    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-    ("grpc.use_local_subchannel_pool", 1),  # channels of one target share no connection
-]
 
 
 @dataclass
@@ -45,15 +43,15 @@ class Driven:
     """What came of a load. Latencies in seconds; `errors` counts by status or error code."""
 
     seconds: float = 0.0
-    latencies: list[float] = field(default_factory=list)
+    latencies: array[float] = field(default_factory=lambda: array("d"))
     errors: Counter[str] = field(default_factory=Counter)
     told_when: int = 0
     """Refusals that said when to come again."""
 
-    def refuse(self, error: grpc.aio.AioRpcError) -> None:
-        """Counts a call that ended with a status."""
-        self.errors[error.code().name] += 1
-        self.told_when += from_rpc_error(error).retry_after is not None
+    def refuse(self, code: str, error: SynthAgentError) -> None:
+        """Counts a call or session that ended with a status."""
+        self.errors[code] += 1
+        self.told_when += error.retry_after is not None
 
     @property
     def answered(self) -> int:
@@ -68,11 +66,6 @@ class Driven:
     def quantile(self, q: float) -> float:
         """Latency that the share `q` of results was within, in seconds."""
         return float(np.quantile(self.latencies, q)) if self.latencies else float("nan")
-
-
-def _messages(task_id: str) -> tuple[bytes, list[tuple[str, str]]]:
-    opening = tool_pb2.SessionRequest(open=tool_pb2.OpenSession(task_id=task_id))
-    return opening.SerializeToString(), list(world.calls(_CYCLE))
 
 
 @dataclass
@@ -98,66 +91,55 @@ async def crowd(
     others: those that were let in are "answered".
     """
     held, others = Driven(), Driven()
-    messages = _messages(task_id)
+    opening = tool_pb2.SessionRequest(open=tool_pb2.OpenSession(task_id=task_id))
     ready, clock = asyncio.Barrier(sessions + 1), _Clock(math.inf, period)
-    longest = seconds + _OPENING_SECONDS
-    async with AsyncExitStack() as stack:
-        channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(target, _OPTIONS))
-            for _ in range(-(-(sessions + more) // _STREAMS))
-        ]
-        each = itertools.cycle([_opener(channel) for channel in channels])
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(sessions):
-                stream = next(each)(timeout=longest)
-                tasks.create_task(_hold(stream, messages, held, ready, clock))
+    async with _streams(target) as ours, _streams(target) as theirs, asyncio.TaskGroup() as tasks:
+        for _ in range(sessions):
+            tasks.create_task(_hold(ours.lane(), opening, held, ready, clock))
+        async with asyncio.timeout(_OPENING_SECONDS):
             await ready.wait()
-            started = time.perf_counter()
-            knocks = (
-                _knock(next(each), messages[0], others, started + seconds) for _ in range(more)
-            )
-            await asyncio.gather(*knocks)
-            others.seconds = time.perf_counter() - started
-            await asyncio.sleep(seconds - others.seconds)
-            clock.end = time.perf_counter()  # so that nobody was let in by a session that ended
-        held.seconds = max(held.seconds, clock.end) - started
+        started = time.perf_counter()
+        end = started + seconds
+        await asyncio.gather(*(_knock(theirs, opening, others, end) for _ in range(more)))
+        others.seconds = time.perf_counter() - started
+        await asyncio.sleep(seconds - others.seconds)
+        clock.end = time.perf_counter()  # so that nobody was let in by a session that ended
+    held.seconds = max(held.seconds, clock.end) - started
     return held, others
 
 
-def _opener(channel: grpc.aio.Channel) -> Any:
-    """What opens session streams of bytes."""
-    # Any: the stubs know only calls with an iterator of requests and with serializers.
-    open_call: Any = channel.stream_stream
-    return open_call(_SESSION)
+@asynccontextmanager
+async def _streams(target: str) -> AsyncIterator[SessionStreams]:
+    """A client's streams to a target."""
+    async with open_channel(target) as channel:
+        streams = SessionStreams(tool_pb2_grpc.ToolMockStub(channel))
+        try:
+            yield streams
+        finally:
+            await streams.close()
 
 
 async def _hold(
-    stream: Any,
-    messages: tuple[bytes, list[tuple[str, str]]],
+    lane: Lane,
+    opening: tool_pb2.SessionRequest,
     driven: Driven,
     ready: asyncio.Barrier,
     clock: _Clock,
 ) -> None:
     """One session that calls until the clock's end; how it fails is put down to `driven`."""
-    opening, cycle = messages
     try:
         try:
-            await stream.write(opening)
-            await stream.read()
+            await lane.ask(opening)
         finally:
             await ready.wait()
         await asyncio.sleep(random.uniform(0.0, clock.period))  # noqa: S311 - not all at once
-        for sequence, (tool, arguments) in enumerate(itertools.cycle(cycle)):
-            if time.perf_counter() >= clock.end:
+        for sequence, (tool, arguments) in enumerate(itertools.cycle(world.calls(_CYCLE))):
+            begun = time.perf_counter()
+            if begun >= clock.end:
                 break
             call = tool_pb2.Call(sequence=sequence, tool=tool, arguments_json=arguments)
-            begun = time.perf_counter()
-            await stream.write(tool_pb2.SessionRequest(call=call).SerializeToString())
-            answer = await stream.read()
-            if not isinstance(answer, bytes):  # the server has ended the session
-                driven.errors[(await stream.code()).name] += 1
-                return
-            result = tool_pb2.SessionResponse.FromString(answer).result.result
+            answer = await lane.ask(tool_pb2.SessionRequest(call=call))
+            result = answer.result.result
             if result.ok:
                 driven.latencies.append(time.perf_counter() - begun)
             else:
@@ -165,28 +147,34 @@ async def _hold(
             if (early := begun + clock.period - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
         driven.seconds = time.perf_counter()
-        await stream.done_writing()
-        await stream.read()  # its end, so that the server holds it no more
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the latter from writing too late
-        driven.errors[(await stream.code()).name] += 1
+    except SynthAgentError as error:
+        driven.refuse(_status(error), error)
+    finally:
+        await lane.end()  # so that the server holds it no more
 
 
-async def _knock(open_call: Any, opening: bytes, driven: Driven, end: float) -> None:
+def _status(error: SynthAgentError) -> str:
+    """The name of the status that an exception came with."""
+    return str(code_pb2.Code.Name(to_status(error).code))
+
+
+async def _knock(
+    streams: SessionStreams, opening: tool_pb2.SessionRequest, driven: Driven, end: float
+) -> None:
     """One that asks for a session until `end`, each time that it is told to."""
     pause = 0.0
     while (begun := time.perf_counter() + pause) < end:
         await asyncio.sleep(pause)
-        stream = open_call(timeout=_OPENING_SECONDS)
+        lane = streams.lane()
         try:
-            await stream.write(opening)
-            await stream.read()
+            await lane.ask(opening)
             driven.latencies.append(time.perf_counter() - begun)
-            await stream.done_writing()
-            await stream.read()
-        except grpc.aio.AioRpcError as error:
-            driven.refuse(error)
-            told = from_rpc_error(error).retry_after
+        except SynthAgentError as error:
+            driven.refuse(_status(error), error)
+            told = error.retry_after
             pause = random.uniform(1.0, 1.5) * (told.total_seconds() if told else 1.0)  # noqa: S311 - jitter
+        finally:
+            await lane.end()
 
 
 async def _call(channel: grpc.aio.Channel, request: bytes, driven: Driven) -> None:
@@ -196,7 +184,7 @@ async def _call(channel: grpc.aio.Channel, request: bytes, driven: Driven) -> No
     try:
         await open_call(_CALL)(request, timeout=30)
     except grpc.aio.AioRpcError as error:
-        driven.refuse(error)
+        driven.refuse(error.code().name, from_rpc_error(error))
     else:
         driven.latencies.append(time.perf_counter() - begun)
 

@@ -1,5 +1,6 @@
 """Goals of the load can be missed, and a row says so."""
 
+from array import array
 from collections import Counter
 
 from benchmarks.load import rows
@@ -10,7 +11,7 @@ from benchmarks.results import Result
 
 
 def driven(calls: int = 1000, told: int = 0, **errors: int) -> Driven:
-    return Driven(10.0, [0.01] * calls, Counter(errors), told)
+    return Driven(10.0, array("d", [0.01]) * calls, Counter(errors), told)
 
 
 def held(growth: float = 0.0, **errors: int) -> Held:
