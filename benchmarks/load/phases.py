@@ -147,7 +147,7 @@ def peer_per_core(python: Path, sessions: int, seconds: float) -> float:
 
 
 def echo_per_core(sessions: int) -> float:
-    """Messages a second of processor time of a bare grpc.aio server: more than any call can be."""
+    """Messages a second of processor time of a bare grpc.aio server, which do nothing."""
     messages = [bytes(_ECHO_BYTES)] * _ECHO_MESSAGES
     with (
         servers.pinned(["benchmarks.echo", str(_ECHO_BYTES)]) as (process, port),

@@ -11,7 +11,7 @@ _NO_COLLAPSE = 0.8
 
 
 def of_peer(ours: float, peer: float, echo: float) -> list[Result]:
-    """Steps a second of processor time: ours, and the most that grpc.aio could do."""
+    """Steps a second of processor time: ours, and messages that grpc.aio alone does."""
     return [
         Result("load_steps_per_core_second", ours, "calls/s/core", _PEER, peer, 2.0),
         Result("load_echo_per_core_second", echo, "messages/s/core", _PEER, peer),
