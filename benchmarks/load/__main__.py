@@ -20,7 +20,8 @@ from benchmarks.load import phases, rows
 from benchmarks.results import Result, show, write
 
 PATH = Path(__file__).parent.parent / "load.json"
-_COMPARED_SESSIONS = 64
+_FEW = 64
+_GOAL = 2.0
 _OVERLOAD_SECONDS = 60.0
 _COMPARED_SECONDS = 20.0
 _FILES = 16_384
@@ -43,14 +44,19 @@ def _load(
         (folder / phase).mkdir()
         return folder / phase
 
-    compared = min(_COMPARED_SECONDS, seconds)
     overload = min(_OVERLOAD_SECONDS, seconds)
-    with console.status(f"OpenEnv and we in turn, {_COMPARED_SESSIONS} sessions"):
-        peers = [phases.peer_per_core(peer_python, _COMPARED_SESSIONS, compared)]
-        ours = phases.embedded(folder_of("compared"), _COMPARED_SESSIONS, compared).per_core
-        peers.append(phases.peer_per_core(peer_python, _COMPARED_SESSIONS, compared))
-        echo = phases.echo_per_core(_COMPARED_SESSIONS)
-    results = rows.of_peer(ours, statistics.fmean(peers), echo)
+    results: list[Result] = []
+    echo = phases.echo_per_core(_FEW)
+    for number, goal in {_FEW: None, sessions: _GOAL}.items():
+        with console.status(f"OpenEnv and we in turn, {number} sessions"):
+            compared = min(_COMPARED_SECONDS, seconds)
+            peers = [phases.peer_per_core(peer_python, number, compared)]
+            ours = phases.embedded(folder_of(f"compared-{number}"), number, compared).per_core
+            peers.append(phases.peer_per_core(peer_python, number, compared))
+        peer = statistics.fmean(peers)
+        results += rows.of_peer(ours, peer, number, goal=goal)
+        if number == _FEW:
+            results += rows.of_echo(echo, peer, number)
     for system in (phases.embedded, phases.three_replicas):
         name = system.__name__
         with console.status(f"{name}: {sessions} sessions for {seconds:.0f} s"):

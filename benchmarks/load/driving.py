@@ -13,7 +13,7 @@ import random
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,14 +76,31 @@ class _Clock:
     period: float
 
 
-async def hold_sessions(target: str, task_id: str, sessions: int, seconds: float) -> Driven:
-    """`sessions` at once on a gRPC target; each calls again as soon as it is answered."""
-    held, _ = await crowd(target, task_id, sessions, seconds, more=0, period=0.0)
+async def hold_sessions(
+    target: str,
+    task_id: str,
+    sessions: int,
+    seconds: float,
+    *,
+    began: Callable[[], object] | None = None,
+) -> Driven:
+    """`sessions` at once on a gRPC target; each calls again as soon as it is answered.
+
+    `began` is called when all are open.
+    """
+    held, _ = await crowd(target, task_id, sessions, seconds, more=0, period=0.0, began=began)
     return held
 
 
 async def crowd(
-    target: str, task_id: str, sessions: int, seconds: float, *, more: int, period: float
+    target: str,
+    task_id: str,
+    sessions: int,
+    seconds: float,
+    *,
+    more: int,
+    period: float,
+    began: Callable[[], object] | None = None,
 ) -> tuple[Driven, Driven]:
     """The same, while `more` others ask for a session each, and ask again when they are told to.
 
@@ -98,6 +115,8 @@ async def crowd(
             tasks.create_task(_hold(ours.lane(), opening, held, ready, clock))
         async with asyncio.timeout(_OPENING_SECONDS):
             await ready.wait()
+        if began is not None:
+            began()
         started = time.perf_counter()
         end = started + seconds
         await asyncio.gather(*(_knock(theirs, opening, others, end) for _ in range(more)))

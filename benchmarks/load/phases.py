@@ -10,6 +10,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +92,13 @@ def _hold(
     seconds: float,
 ) -> Held:
     asyncio.run(hold_sessions(target, task_id, sessions, _WARMUP_SECONDS))
-    with Watch(processes, seconds) as watch:
-        driven = asyncio.run(hold_sessions(target, task_id, sessions, seconds))
+    watch = Watch(processes, seconds)
+    with ExitStack() as stack:
+        driven = asyncio.run(
+            hold_sessions(
+                target, task_id, sessions, seconds, began=lambda: stack.enter_context(watch)
+            )
+        )
     return Held(driven, watch)
 
 
@@ -136,11 +142,18 @@ def peer_per_core(python: Path, sessions: int, seconds: float) -> float:
     server = [str(python), str(_PEER / "openenv_server.py"), str(sessions)]
     with servers.pinned_program(server) as (process, port):
         client = [str(python), str(_PEER / "openenv_client.py"), port.strip()]
-        with Watch([psutil.Process(process.pid)], seconds) as watch:
-            said = subprocess.run(  # noqa: S603 - the peer's own environment
-                [*client, str(sessions), str(seconds)], check=True, capture_output=True, text=True
-            )
-    told = json.loads(said.stdout)
+        with subprocess.Popen(  # noqa: S603 - the peer's own environment
+            [*client, str(sessions), str(seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as driver:
+            assert driver.stdout is not None  # noqa: S101 - it is a pipe
+            if driver.stdout.readline() != "ready\n":
+                raise RuntimeError("the peer's sessions did not open")
+            with Watch([psutil.Process(process.pid)], seconds) as watch:
+                said, _ = driver.communicate("begin\n")
+    told = json.loads(said)
     if told["errors"]:
         raise RuntimeError(f"the peer answered {told['errors']} steps with errors")
     return float(told["steps"] / watch.cpu_seconds)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from benchmarks.load.phases import Crowded, Held, Overloaded
 from benchmarks.results import Result
 
-_PEER = "OpenEnv 0.10 no-op environment over WebSocket, same sessions"
 _FLAT = 1.05
 _NO_COLLAPSE = 0.8
 
 
-def of_peer(ours: float, peer: float, echo: float) -> list[Result]:
-    """Steps a second of processor time: ours, and messages that grpc.aio alone does."""
-    return [
-        Result("load_steps_per_core_second", ours, "calls/s/core", _PEER, peer, 2.0),
-        Result("load_echo_per_core_second", echo, "messages/s/core", _PEER, peer),
-    ]
+def of_peer(ours: float, peer: float, sessions: int, *, goal: float | None = None) -> list[Result]:
+    """Steps a second of processor time: ours, in worlds, and those of a peer that does nothing."""
+    reference = f"OpenEnv 0.10 no-op environment over WebSocket, {sessions} sessions"
+    name = f"load_steps_per_core_second_{sessions}_sessions"
+    return [Result(name, ours, "calls/s/core", reference, peer, goal)]
+
+
+def of_echo(echo: float, peer: float, sessions: int) -> list[Result]:
+    """Messages a second of processor time that grpc.aio alone does."""
+    reference = f"OpenEnv 0.10 no-op environment over WebSocket, {sessions} sessions"
+    return [Result("load_echo_per_core_second", echo, "messages/s/core", reference, peer)]
 
 
 def of_sessions(system: str, held: Held, sessions: int, echo: float) -> list[Result]:

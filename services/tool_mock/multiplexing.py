@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import grpc
+import structlog
 from google.rpc import status_pb2
 from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
 
@@ -24,6 +25,8 @@ from synthagent.api.v1 import tool_pb2
 from synthagent.errors import InvalidInput, LimitExceeded
 from synthagent.failures import DETAILS
 from synthagent.statuses import to_status
+
+_log = structlog.get_logger()
 
 SESSIONS_AT_ONCE = 1_000
 """Most sessions that a stream may have open at once."""
@@ -215,6 +218,9 @@ class Stream:
             await self.put(number, None)
         except _Ended:
             pass
+        except Exception as error:  # noqa: BLE001 - its client must not wait for ever
+            _log.error("session failed", exc_info=error)
+            await self.put(number, to_status(error).SerializeToString())
         finally:
             del self._lanes[number]
             self.was_read(lane.drop())

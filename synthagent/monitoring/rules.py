@@ -15,7 +15,7 @@ import yaml
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 _FAULTS = "UNAVAILABLE|INTERNAL|UNKNOWN|DATA_LOSS|DEADLINE_EXCEEDED"
-_ANSWERS = 'method=~"Call|Reply|Judge"'
+_ANSWERS = 'method=~"CallTool|Reply|Judge"'
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ OBJECTIVES = (
     ),
     Objective(
         "answers",
-        "99 of 100 tool calls, replies and verdicts come within 30 seconds",
+        "99 of 100 single tool calls, replies and verdicts come within 30 seconds",
         0.01,
         f"sum(rate(synthagent_grpc_request_seconds_count{{{_ANSWERS}}}[%s]))"
         f' - sum(rate(synthagent_grpc_request_seconds_bucket{{{_ANSWERS},le="30.0"}}[%s]))',

@@ -41,7 +41,8 @@ def grows(by: int, minutes: int, then: int, rest: int) -> str:
 
 
 def _calls(code: str) -> str:
-    return f'synthagent_grpc_requests_total{{service="ToolMock",method="Call",code="{code}"}}'
+    labels = f'service="synthagent.api.v1.ToolMock",method="Session",code="{code}"'
+    return f"synthagent_grpc_requests_total{{{labels}}}"
 
 
 _MODEL = 'synthagent_model_calls_total{role="judge",purpose="vote",outcome="%s"}'

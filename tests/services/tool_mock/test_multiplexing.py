@@ -253,3 +253,17 @@ async def test_draining_ends_sessions_with_unavailable(
         assert (refused.session, failure(refused).code) == (2, code_pb2.UNAVAILABLE)
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
         await closing
+
+
+async def test_a_session_whose_machinery_breaks_is_told(
+    server: Running, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a counter is missing")
+
+    monkeypatch.setattr(server.resources.metrics.requests, "labels", broken)
+    await send(stream, given(1, opening(task_id="nobody-knows")))
+    (told,) = await outputs(stream, 1)
+    assert failure(told).code == code_pb2.INTERNAL
+    assert "counter" not in failure(told).message
+    stream.cancel()
