@@ -146,8 +146,13 @@ class Store:
 
     def _read(self, run: Callable[[Connection], T]) -> T:
         try:
-            with self._engine.connect() as connection, connection.begin():
-                return run(connection)
+            with self._engine.connect() as connection:
+                try:
+                    with connection.begin():
+                        return run(connection)
+                finally:
+                    if self._closed and not connection.invalidated:
+                        connection.detach()  # its pool is gone: nobody else would close it
         except DBAPIError as error:
             raise (translate(error) or error) from error
         except PoolTimeout as error:

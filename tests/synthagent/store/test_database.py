@@ -5,7 +5,9 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, insert, select
@@ -124,6 +126,26 @@ async def test_close_commits_what_waits_and_refuses_more(database_url: str) -> N
     with pytest.raises(BackendUnavailable, match="shutting down"):
         await store.write(lambda c: put(c, 99))
     assert stored_versions(database_url) == list(range(20))
+
+
+async def test_a_read_that_outlives_its_store_closes_its_connection(database_url: str) -> None:
+    store = Store(database_url)
+    began, go_on = threading.Event(), threading.Event()
+    opened: list[Any] = []
+
+    def read(connection: Connection) -> None:
+        opened.append(connection.connection.dbapi_connection)
+        began.set()
+        go_on.wait(10)
+        connection.scalar(select(1))
+
+    reading = asyncio.create_task(store.read(read))
+    await asyncio.to_thread(began.wait, 10)
+    await store.close()
+    go_on.set()
+    await reading
+    with pytest.raises(Exception, match="closed"):
+        opened[0].execute("SELECT 1")
 
 
 @only_on_sqlite
