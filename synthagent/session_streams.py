@@ -9,7 +9,6 @@ those that are new included, and a session that is opened again goes elsewhere.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
 from typing import Any
@@ -21,20 +20,21 @@ from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
 from synthagent.api.v1 import tool_pb2, tool_pb2_grpc
 from synthagent.errors import (
     BackendUnavailable,
+    LimitExceeded,
     PreconditionFailed,
     SynthAgentError,
     Unauthenticated,
 )
 from synthagent.failures import from_rpc_error, from_status
+from synthagent.outbox import Outbox
 
 LANES = 64
 """Sessions that a stream takes in its life."""
 
-_TOGETHER = 64
-"""Most inputs of one message."""
+_FRAME_BYTES = 16
+"""What a message of one input has beside it, at most."""
 
-_TOGETHER_BYTES = 2**20
-"""Bytes after which a message takes no further input. A history alone may have more."""
+_CONNECTION_ENDED = "The connection to the tool service ended."
 
 
 class Lane:
@@ -44,9 +44,8 @@ class Lane:
         self._number = number
         self._metadata: dict[str, str] | None = dict(metadata)
         self._stream = stream
-        self._outputs: deque[tool_pb2.SessionOutput] = deque()
+        self._answers: asyncio.Queue[tool_pb2.SessionResponse | None] = asyncio.Queue()
         self._ended: SynthAgentError | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._unanswered = 0
 
     async def ask(self, request: tool_pb2.SessionRequest) -> tool_pb2.SessionResponse:
@@ -55,22 +54,24 @@ class Lane:
         return await self.receive()
 
     def send(self, request: tool_pb2.SessionRequest) -> None:
-        """Sends a request, with what other sessions have to send."""
-        self._unanswered += 1
-        self._stream.send(
-            tool_pb2.SessionInput(session=self._number, request=request, metadata=self._metadata)
+        """Sends a request, with what other sessions have to send. Raises LimitExceeded."""
+        given = tool_pb2.SessionInput(
+            session=self._number, request=request, metadata=self._metadata
         )
+        self._stream.send(given)
+        self._unanswered += 1
         self._metadata = None
 
     async def receive(self) -> tool_pb2.SessionResponse:
         """The answer to the oldest request without one."""
-        while not self._outputs:
-            if self._ended is not None:
-                raise self._ended
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        if self._ended is not None and self._answers.empty():
+            raise self._ended
+        answer = await self._answers.get()
+        if answer is None:
+            assert self._ended is not None  # noqa: S101 - it was set first
+            raise self._ended
         self._unanswered -= 1
-        return self._outputs.popleft().response
+        return answer
 
     def close(self) -> None:
         """Ends the session; the server then forgets it. A second close does nothing."""
@@ -82,36 +83,30 @@ class Lane:
         """Ends the session, and waits until the server has forgotten it."""
         if self._ended is None:
             self._stream.send(tool_pb2.SessionInput(session=self._number, end=True))
-            while self._ended is None:
-                self._waiter = asyncio.get_running_loop().create_future()
-                await self._waiter
+        while self._ended is None:
+            await self._answers.get()
 
-    def take(self, output: tool_pb2.SessionOutput) -> None:
+    def take(self, answer: tool_pb2.SessionResponse) -> None:
         """What the server sent."""
-        self._outputs.append(output)
-        self._wake()
+        self._answers.put_nowait(answer)
 
     def fail(self, error: SynthAgentError) -> None:
-        """The session has ended on the server's side."""
+        """The session has ended on the server's side, or its stream has."""
         if self._ended is None:
             self._ended = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._answers.put_nowait(None)
 
 
 class _Stream:
     """A stream and its lanes."""
 
-    def __init__(self, stub: tool_pb2_grpc.ToolMockStub) -> None:
+    def __init__(self, stub: tool_pb2_grpc.ToolMockStub, max_message_bytes: int) -> None:
         self.taken = 0
         self.retired = False
         self._stub = stub
+        self._max_message_bytes = max_message_bytes
         self._lanes: dict[int, Lane] = {}
-        self._inputs: deque[tool_pb2.SessionInput] = deque()
-        self._any_input = asyncio.Event()
+        self._outbox: Outbox[tool_pb2.SessionInput] = Outbox(tool_pb2.SessionInput.ByteSize)
         # In a context of its own: the first session's account and trace are not the stream's.
         self.task = asyncio.create_task(self._run(), context=Context())
 
@@ -122,51 +117,48 @@ class _Stream:
         return lane
 
     def send(self, given: tool_pb2.SessionInput) -> None:
-        self._inputs.append(given)
-        self._any_input.set()
+        size = given.ByteSize() + _FRAME_BYTES
+        if size > self._max_message_bytes:  # on the stream it would end the others' sessions, too
+            raise LimitExceeded(
+                f"The request has {size} bytes, and a message at most {self._max_message_bytes}."
+            )
+        self._outbox.put_nowait(given)
 
     def leave(self, number: int, *, given_up: bool) -> None:
-        if self._lanes.pop(number, None) is None:
-            return
-        self.retired = self.retired or given_up or not self._lanes
-        self.send(tool_pb2.SessionInput(session=number, end=True))
+        if self._lanes.pop(number, None) is not None:
+            self.send(tool_pb2.SessionInput(session=number, end=True))
+            self._left(retire=given_up)
+
+    def _left(self, *, retire: bool) -> None:
+        """A lane has left; `retire` says that no other is to come."""
+        self.retired = self.retired or retire or not self._lanes
+        if not self._lanes:
+            self._outbox.put_nowait(None)
 
     async def _run(self) -> None:
-        error: SynthAgentError = BackendUnavailable("The client is closed.")
-        call: Any = None
-        writing: asyncio.Task[None] | None = None
+        error: SynthAgentError = BackendUnavailable(_CONNECTION_ENDED)
+        opening: Any = self._stub.MultiplexSessions  # its stub asks for requests up front
+        call = opening()
+        writing = asyncio.create_task(self._write(call))
         try:
-            opening: Any = self._stub.MultiplexSessions  # its stub asks for requests up front
-            call = opening()
-            writing = asyncio.create_task(self._write(call))
             error = await self._read(call)
+        except asyncio.CancelledError:
+            error = BackendUnavailable("The client is closed.")
+            raise
         finally:
             self.retired = True
-            if call is not None:
-                call.cancel()
-            if writing is not None:
-                writing.cancel()
-                await asyncio.gather(writing, return_exceptions=True)
+            call.cancel()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
             for lane in self._lanes.values():
                 lane.fail(error)
             self._lanes.clear()
 
     async def _write(self, call: Any) -> None:
-        """Writes what is there until no lane is left and none will come."""
-        inputs = self._inputs
-        while True:
-            while not inputs:
-                if self.retired and not self._lanes:
-                    await call.done_writing()
-                    return
-                self._any_input.clear()
-                await self._any_input.wait()
-            together: list[tool_pb2.SessionInput] = []
-            size = 0
-            while inputs and len(together) < _TOGETHER and size < _TOGETHER_BYTES:
-                together.append(inputs.popleft())
-                size += together[-1].ByteSize()
-            await call.write(tool_pb2.MultiplexSessionsRequest(inputs=together))
+        """Writes what is there until no lane is left, and none will come."""
+        while inputs := await self._outbox.take():
+            await call.write(tool_pb2.MultiplexSessionsRequest(inputs=inputs))
+        await call.done_writing()
 
     async def _read(self, call: Any) -> SynthAgentError:
         """Gives lanes what comes, until the stream ends; returns why it did."""
@@ -177,7 +169,7 @@ class _Stream:
             await call.wait_for_connection()  # raises what the stream ended with
         except grpc.aio.AioRpcError as error:
             return _why(error)
-        return BackendUnavailable("The connection to the tool service ended.")
+        return BackendUnavailable(_CONNECTION_ENDED)
 
     def _take(self, output: tool_pb2.SessionOutput) -> None:
         number = output.session
@@ -185,16 +177,15 @@ class _Stream:
         if lane is None:
             return  # its client has left
         if output.HasField("response"):
-            lane.take(output)
+            lane.take(output.response)
             return
         del self._lanes[number]
-        if output.HasField("failure"):
-            self.retired = True  # another replica may do better
+        failed = output.HasField("failure")
+        if failed:
             lane.fail(self._failure(number, status_pb2.Status.FromString(output.failure)))
         else:
             lane.fail(BackendUnavailable("The session has ended."))
-        self.retired = self.retired or not self._lanes
-        self._any_input.set()
+        self._left(retire=failed)  # another replica may do better
 
     def _failure(self, number: int, status: status_pb2.Status) -> SynthAgentError:
         error = from_status(status)
@@ -208,7 +199,7 @@ def _why(error: grpc.aio.AioRpcError) -> SynthAgentError:
     # A message that cannot be written leaves INTERNAL where the connection broke; a status of the
     # server's own has details.
     if error.code() is grpc.StatusCode.INTERNAL and not error.trailing_metadata():
-        return BackendUnavailable("The connection to the tool service ended.")
+        return BackendUnavailable(_CONNECTION_ENDED)
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return PreconditionFailed(
             "What answers at the tool service's address does not know ToolMock/MultiplexSessions: "
@@ -220,8 +211,12 @@ def _why(error: grpc.aio.AioRpcError) -> SynthAgentError:
 class SessionStreams:
     """The streams of a client to one ToolMock. Used by one event loop."""
 
-    def __init__(self, stub: tool_pb2_grpc.ToolMockStub) -> None:
+    def __init__(
+        self, stub: tool_pb2_grpc.ToolMockStub, max_message_bytes: int = 16 * 2**20
+    ) -> None:
         self._stub = stub
+        self._max_message_bytes = max_message_bytes
+        self._closed = False
         self._open: _Stream | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -229,15 +224,19 @@ class SessionStreams:
         """A lane for a session, which its user closes.
 
         `metadata` is what a call of the session's own would have: its account and its trace.
+        Raises RuntimeError once closed.
         """
+        if self._closed:
+            raise RuntimeError("The client is closed.")
         if self._open is None or self._open.retired:
-            self._open = _Stream(self._stub)
+            self._open = _Stream(self._stub, self._max_message_bytes)
             self._running.add(self._open.task)
             self._open.task.add_done_callback(self._running.discard)
         return self._open.open(metadata)
 
     async def close(self) -> None:
         """Ends every stream, and with it its sessions."""
+        self._closed = True
         running = list(self._running)
         for task in running:
             task.cancel()

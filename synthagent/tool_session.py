@@ -81,7 +81,7 @@ class ToolSession:
         return result
 
     async def close(self) -> None:
-        """Ends the session; the server then forgets the session. A second close does nothing."""
+        """Ends the session; the server then forgets it. A second close does nothing."""
         if self._lane is not None:
             self._lane.close()
             self._lane = None

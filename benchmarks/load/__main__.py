@@ -21,7 +21,6 @@ from benchmarks.results import Result, show, write
 
 PATH = Path(__file__).parent.parent / "load.json"
 _FEW = 64
-_GOAL = 2.0
 _OVERLOAD_SECONDS = 60.0
 _COMPARED_SECONDS = 20.0
 _FILES = 16_384
@@ -47,14 +46,14 @@ def _load(
     overload = min(_OVERLOAD_SECONDS, seconds)
     results: list[Result] = []
     echo = phases.echo_per_core(_FEW)
-    for number, goal in {_FEW: None, sessions: _GOAL}.items():
+    for number in sorted({_FEW, sessions}):
         with console.status(f"OpenEnv and we in turn, {number} sessions"):
             compared = min(_COMPARED_SECONDS, seconds)
             peers = [phases.peer_per_core(peer_python, number, compared)]
             ours = phases.embedded(folder_of(f"compared-{number}"), number, compared).per_core
             peers.append(phases.peer_per_core(peer_python, number, compared))
         peer = statistics.fmean(peers)
-        results += rows.of_peer(ours, peer, number, goal=goal)
+        results += rows.of_peer(ours, peer, number)
         if number == _FEW:
             results += rows.of_echo(echo, peer, number)
     for system in (phases.embedded, phases.three_replicas):

@@ -9,7 +9,6 @@ which is more than that of a call into a world: those of all sessions travel tog
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from datetime import timedelta
@@ -24,15 +23,13 @@ from synthagent.accounts import METADATA_KEY
 from synthagent.api.v1 import tool_pb2
 from synthagent.errors import InvalidInput, LimitExceeded
 from synthagent.failures import DETAILS
+from synthagent.outbox import Outbox
 from synthagent.statuses import to_status
 
 _log = structlog.get_logger()
 
 SESSIONS_AT_ONCE = 1_000
 """Most sessions that a stream may have open at once."""
-
-_TOGETHER = 64
-"""Most outputs of one message: with results of 16 KiB each it has 1 MiB."""
 
 _WAITING = 1_024
 """Inputs, or outputs, that wait before whoever brings more of them waits, too."""
@@ -60,39 +57,21 @@ class Lane:
             (key, value) for key, value in metadata.items() if key in _TAKEN_METADATA
         )
         self._stream = stream
-        self._requests: deque[tool_pb2.SessionRequest] = deque()
-        self._no_more = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._requests: asyncio.Queue[Any] = asyncio.Queue()
 
-    def give(self, request: tool_pb2.SessionRequest) -> None:
-        """A request for the session."""
-        self._requests.append(request)
-        self._wake()
-
-    def end(self) -> None:
-        """No more requests come."""
-        self._no_more = True
-        self._wake()
+    def give(self, request: Any) -> None:
+        """A request for the session, or the mark of the end."""
+        self._requests.put_nowait(request)
 
     def drop(self) -> int:
-        """Forgets the requests that nobody reads any more, and returns their number."""
-        dropped = len(self._requests)
-        self._requests.clear()
-        return dropped
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """How many requests were given that nobody has read, nor will."""
+        return self._requests.qsize()
 
     async def read(self) -> Any:
         """The next request, or the mark of the end."""
-        while not self._requests:
-            if self._no_more:
-                return EOF
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+        request = await self._requests.get()
         self._stream.was_read(1)
-        return self._requests.popleft()
+        return request
 
     async def write(self, response: tool_pb2.SessionResponse) -> None:
         """Sends a response, with what other sessions have to send."""
@@ -138,28 +117,16 @@ class Stream:
         self._highest = 0
         self._unread = 0
         self._room_for_inputs = asyncio.Event()
-        self._outputs: deque[tuple[int, _Output]] = deque()
-        self._any_output = asyncio.Event()
-        self._all_ended = False
-        self._room_for_outputs = asyncio.Event()
+        self._outbox: Outbox[tuple[int, _Output]] = Outbox(_size, _WAITING)
 
     async def run(self) -> None:
         """Serves until the client ends the stream and every session has ended."""
-        writing = asyncio.create_task(self._write())
-        reading = asyncio.create_task(self._read())
+        reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
         try:
-            # Writing ends by itself only with an error: the client is gone.
-            await asyncio.wait([reading, writing], return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                await reading
-                for lane in self._lanes.values():
-                    lane.end()
-                while self._tasks and not writing.done():
-                    tasks = [*self._tasks, writing]
-                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                self._all_ended = True
-                self._any_output.set()
-            await writing
+            await asyncio.wait([reading, writing], return_when=asyncio.FIRST_EXCEPTION)
+            for task in (reading, writing):
+                if task.done():
+                    task.result()
         finally:
             running = [reading, *self._tasks, writing]
             for task in running:
@@ -167,15 +134,13 @@ class Stream:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _read(self) -> None:
-        while True:
-            message = await self.context.read()
-            if message is EOF:
-                return
+        while (message := await self.context.read()) is not EOF:
             for given in message.inputs:
                 await self._take(given)
-            while self._unread >= _WAITING:
-                self._room_for_inputs.clear()
-                await self._room_for_inputs.wait()
+        for lane in self._lanes.values():
+            self._give(lane, EOF)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._outbox.end()
 
     async def _take(self, given: tool_pb2.SessionInput) -> None:
         number = given.session
@@ -191,10 +156,16 @@ class Stream:
                 return
             lane = self._open(number, given.metadata)
         if given.HasField("request"):
-            self._unread += 1
-            lane.give(given.request)
+            self._give(lane, given.request)
         if given.end:
-            lane.end()
+            self._give(lane, EOF)
+        while self._unread >= _WAITING:
+            self._room_for_inputs.clear()
+            await self._room_for_inputs.wait()
+
+    def _give(self, lane: Lane, request: Any) -> None:
+        self._unread += 1
+        lane.give(request)
 
     def _open(self, number: int, metadata: Mapping[str, str]) -> Lane:
         lane = self._lanes[number] = Lane(number, metadata, self)
@@ -232,29 +203,24 @@ class Stream:
             self._room_for_inputs.set()
 
     async def put(self, number: int, output: _Output) -> None:
-        """Sends what a session has to send with the next message."""
-        while len(self._outputs) >= _WAITING:
-            self._room_for_outputs.clear()
-            await self._room_for_outputs.wait()
-        self._outputs.append((number, output))
-        self._any_output.set()
+        """Sends what a session has to send with the next message, once there is room."""
+        await self._outbox.put((number, output))
 
     async def _write(self) -> None:
-        outputs = self._outputs
-        while True:
-            while not outputs:
-                if self._all_ended:
-                    return
-                self._any_output.clear()
-                await self._any_output.wait()
+        while outputs := await self._outbox.take():
             message = tool_pb2.MultiplexSessionsResponse()
-            for _ in range(min(len(outputs), _TOGETHER)):
-                number, output = outputs.popleft()
+            for number, output in outputs:
                 told = message.outputs.add()
                 told.session = number
                 if isinstance(output, bytes):
                     told.failure = output
                 elif output is not None:
                     told.response.CopyFrom(output)
-            self._room_for_outputs.set()
             await self.context.write(message)
+
+
+def _size(output: tuple[int, _Output]) -> int:
+    _, told = output
+    if told is None:
+        return 0
+    return len(told) if isinstance(told, bytes) else told.ByteSize()

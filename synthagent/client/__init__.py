@@ -85,7 +85,7 @@ class SynthAgentClient(
 
         self._tasks = task_pb2_grpc.TaskSynthesisStub(channel(task_synthesis))
         self._tools = tool_pb2_grpc.ToolMockStub(channel(tool_mock))
-        self._session_streams = SessionStreams(self._tools)
+        self._session_streams = SessionStreams(self._tools, max_message_bytes)
         self._user = user_pb2_grpc.UserSimulatorStub(channel(user_simulator))
         self._judge = judge_pb2_grpc.RubricJudgeStub(channel(rubric_judge))
         self._rollout = rollout_pb2_grpc.RolloutStub(channel(rollout))

@@ -25,9 +25,6 @@ from synthagent.security.channels import ChannelSecurity
 from synthagent.server import Running, running
 from synthagent.session_streams import LANES, Lane, SessionStreams
 from synthagent.settings import load_settings
-from synthagent.store import Store, tasks, upgrade
-from synthagent.worlds.certify import certify
-from tests.example_task import example_task
 
 TASK_ID = "example-court-booking"
 FIND = ("find_courts", '{"court_type": "clay"}')
@@ -36,19 +33,12 @@ Serve = Callable[..., Any]
 
 
 @pytest.fixture
-async def serve(tmp_path: Path) -> Serve:
+def serve(example_database_url: str) -> Serve:
     """Opens a server that has the example task."""
-    url = f"sqlite:///{tmp_path / 'synthagent.db'}"
-    upgrade(url)
-    store = Store(url)
-    task = example_task()
-    task = task.model_copy(update={"certificate": certify(task)})
-    await store.write(lambda connection: tasks.put(connection, task))
-    await store.close()
 
     def opened(**settings: Any) -> Any:
         chosen = {"port": 0, "metrics_port": None, "drain_seconds": 0.2} | settings
-        return running(load_settings(database_url=url, **chosen), [register])
+        return running(load_settings(database_url=example_database_url, **chosen), [register])
 
     return opened
 
@@ -186,6 +176,8 @@ async def test_a_closed_client_ends_its_sessions(server: Running) -> None:
     await client.close()
     with pytest.raises(BackendUnavailable, match="closed"):
         await calling
+    with pytest.raises(RuntimeError, match="closed"):
+        await client.open_session(TASK_ID)
     await eventually(lambda: sample(server, "tool_sessions_open") == 0)
 
 
@@ -253,3 +245,32 @@ async def test_a_token_that_was_replaced_is_no_fault_of_the_session(
         await opened.close()
         with pytest.raises(Unauthenticated):
             await client.open_session(TASK_ID)
+
+
+async def test_a_request_too_large_for_a_message_fails_alone(server: Running) -> None:
+    limit = 2**16
+    async with SynthAgentClient(server.address, max_message_bytes=limit) as client:
+        held = await client.open_session(TASK_ID)
+        with pytest.raises(LimitExceeded, match=f"at most {limit}"):
+            await (await client.open_session(TASK_ID)).call("find_courts", "x" * limit)
+        assert (await held.call(*FIND)).ok
+        await held.close()
+    assert streams_ended(server, "RESOURCE_EXHAUSTED") == 0
+
+
+async def test_what_is_sent_together_fits_the_smallest_messages(serve: Serve) -> None:
+    limit = 2**16  # the least that may be set
+    async with (
+        serve(max_message_bytes=limit) as server,
+        SynthAgentClient(server.address, max_message_bytes=limit) as client,
+    ):
+
+        async def one() -> None:
+            session = await client.open_session(TASK_ID)
+            for _ in range(3):  # refused with an error that quotes it
+                refused = await session.call("x" * 4000, '{"a": "' + "x" * 20_000 + '"}')
+                assert refused.error_code == "unknown_tool"
+            await session.close()
+
+        await asyncio.gather(*(one() for _ in range(40)))
+        assert streams_ended(server, "RESOURCE_EXHAUSTED") == 0

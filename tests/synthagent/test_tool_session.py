@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,32 +15,16 @@ from synthagent.client import SynthAgentClient
 from synthagent.errors import BackendUnavailable, NotFound, StateDiverged
 from synthagent.server import Running, running
 from synthagent.settings import load_settings
-from synthagent.store import Store, tasks, upgrade
 from synthagent.tool_session import RecordedCall
-from synthagent.worlds.certify import certify
-from tests.example_task import example_task
 
 TASK_ID = "example-court-booking"
 BOOK = '{"court_id": "C-11", "member_id": "M-502", "day": "sunday"}'
 
 
 @pytest.fixture
-async def database_url(tmp_path: Path) -> str:
-    """A database with the example task."""
-    url = f"sqlite:///{tmp_path / 'synthagent.db'}"
-    upgrade(url)
-    store = Store(url)
-    task = example_task()
-    task = task.model_copy(update={"certificate": certify(task)})
-    await store.write(lambda connection: tasks.put(connection, task))
-    await store.close()
-    return url
-
-
-@pytest.fixture
-async def server(database_url: str) -> AsyncIterator[Running]:
+async def server(example_database_url: str) -> AsyncIterator[Running]:
     settings = load_settings(
-        database_url=database_url, port=0, drain_seconds=0.1, call_timeout_seconds=5.0
+        database_url=example_database_url, port=0, drain_seconds=0.1, call_timeout_seconds=5.0
     )
     async with running(settings, [register]) as opened:
         yield opened
@@ -109,14 +92,14 @@ Start = Callable[[int], tuple["subprocess.Popen[str]", str]]
 
 
 @pytest.fixture
-def start(database_url: str) -> Iterator[Start]:
+def start(example_database_url: str) -> Iterator[Start]:
     """Starts ToolMock as a process on a port (0: any), and gives it with its address."""
     processes: list[subprocess.Popen[str]] = []
 
     def launch(port: int) -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "services", "tool_mock", "--port", str(port)],
-            env={**os.environ, "SYNTHAGENT_DATABASE_URL": database_url},
+            env={**os.environ, "SYNTHAGENT_DATABASE_URL": example_database_url},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -267,3 +267,26 @@ async def test_a_session_whose_machinery_breaks_is_told(
     assert failure(told).code == code_pb2.INTERNAL
     assert "counter" not in failure(told).message
     stream.cancel()
+
+
+async def test_a_client_is_read_no_faster_than_its_sessions_read() -> None:
+    read = 0
+
+    class Endless:
+        """A client that calls its one session without end."""
+
+        async def read(self) -> tool_pb2.MultiplexSessionsRequest:
+            nonlocal read
+            read += 1
+            return tool_pb2.MultiplexSessionsRequest(inputs=[given(1, call(0, *FIND))] * 300)
+
+    async def stands_still(_requests: Any, _lane: Any) -> None:
+        await asyncio.sleep(60)
+
+    context: Any = Endless()
+    stream = multiplexing.Stream(context, stands_still)
+    serving = asyncio.create_task(stream.run())
+    await asyncio.sleep(0.2)
+    assert (read, stream._unread) == (4, multiplexing._WAITING)  # in the middle of a message
+    serving.cancel()
+    await asyncio.wait([serving])
